@@ -15,5 +15,5 @@ def set_up_logging(level: str = "info") -> None:
     logging.basicConfig(
         stream=sys.stderr, level=level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", force=True
     )
-    for chatty in ("httpx", "httpcore", "qemu.qmp", "uvicorn.access"):
+    for chatty in ("httpx", "httpcore", "qemu.qmp", "uvicorn.access", "uvicorn.error"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

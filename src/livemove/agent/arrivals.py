@@ -1,0 +1,512 @@
+"""Journeys that arrive here: the destination's side, driven by the source's requests and the rules of migration.incoming.
+
+Every request holds the journey's lock, asks the rules, carries out their effects in their order, and only then answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import pwd
+import sqlite3
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from livemove.agent import orphans
+from livemove.agent.fitness import check_fitness, read_frozen
+from livemove.agent.grants import Grant
+from livemove.agent.vm_records import VmRecord
+from livemove.agent.vms import Running, Vms
+from livemove.api.models import (
+    AskFitness,
+    AskListen,
+    BuildAnswer,
+    DestinationFacts,
+    FitnessAnswer,
+    ListenAnswer,
+    OfferBody,
+    OwnershipAnswer,
+)
+from livemove.base.clock import Clock
+from livemove.base.errors import Conflict, LivemoveError, NotPermitted, PeerViolation, QemuGone, UnknownJourney
+from livemove.base.settings import HostSettings
+from livemove.base.tasks import cancel_and_wait, spawn
+from livemove.fleet.admission import AdmissionQueue
+from livemove.hypervisor import process as processes
+from livemove.hypervisor.frozen import FrozenVm
+from livemove.hypervisor.launch import log_tail
+from livemove.migration.direct import configure_qemu, forget_credentials, remove_keys
+from livemove.migration.incoming import Answer, Effect, RefusedRequest, Request, step
+from livemove.migration.journal import DESTINATION, Journal, Record
+from livemove.migration.model import Incoming, IncomingPhase
+from livemove.migration.receiving import LoadedWatch, PortProbe, admit_only, listen_in_qemu, remove_filter
+from livemove.migration.threads import MigrationCpu
+
+_log = logging.getLogger(__name__)
+
+#: Capabilities and parameters a source may set in our QEMU; everything else is the peer's violation.
+_CAPABILITIES = frozenset({"events", "return-path", "late-block-activate", "multifd", "auto-converge"})
+_PARAMETERS = frozenset({"multifd-channels", "multifd-compression", "multifd-zstd-level", "multifd-zlib-level"})
+#: A source that is silent for this long before it has sent everything is given up; it asks every few seconds.
+SILENCE_S = 60.0
+LOAD_PATIENCE_S = 10.0
+
+
+@dataclass(slots=True)
+class Arrival:
+    """One journey to this host."""
+
+    record: Record
+    state: Incoming
+    frozen: FrozenVm | None = None
+    definition: str = ""
+    grant_role: str = "operator"
+    running: Running | None = None
+    probe: PortProbe | None = None
+    loaded: LoadedWatch | None = None
+    cpu: MigrationCpu | None = None
+    agent_cpu_start_s: float = 0.0
+    port: int = 0
+    filtered: bool = False
+    last_contact_s: float = 0.0
+    watch: asyncio.Task[None] | None = None
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class Arrivals:
+    """Owner of the QEMUs that wait here for a VM."""
+
+    def __init__(
+        self,
+        settings: Callable[[], HostSettings],
+        vms: Vms,
+        journal: Journal,
+        clock: Clock,
+        offer: Callable[[str], OfferBody],
+    ) -> None:
+        self._settings = settings
+        self._vms = vms
+        self._journal = journal
+        self._clock = clock
+        self._offer = offer
+        self._arrivals: dict[str, Arrival] = {}
+        self.queue = AdmissionQueue(settings().simultaneous)
+        self._asked_s: dict[str, float] = {}
+        self.default_address = ""
+
+    def all(self) -> list[Arrival]:
+        return list(self._arrivals.values())
+
+    def _get(self, journey: str, source: str) -> Arrival:
+        arrival = self._arrivals.get(journey)
+        if arrival is None:
+            raise UnknownJourney(f"This host knows no arriving journey {journey}.")
+        if arrival.record.source != source:
+            raise NotPermitted(f"Journey {journey} comes from {arrival.record.source}, not from {source}.")
+        arrival.last_contact_s = self._clock.monotonic_s()
+        return arrival
+
+    @property
+    def migration_address(self) -> str:
+        return self._settings().migration_address or self.default_address
+
+    def knows(self, journey: str) -> bool:
+        """Whether the journey was admitted already."""
+        return journey in self._arrivals
+
+    def _key_dir(self, journey: str) -> Path:
+        return self._settings().run_dir / "keys" / journey
+
+    # Steps 2 to 5 ---------------------------------------------------------------------------------------------------
+
+    def place(self, journey: str) -> int:
+        """0 when the journey has a slot here, else its place in the queue; it is forgotten when not asked for 15 s."""
+        now_s = self._clock.monotonic_s()
+        for waiting in self.queue.waiting:
+            if now_s - self._asked_s.get(waiting, now_s) > 15:
+                self.queue.release(waiting)
+                self._asked_s.pop(waiting, None)
+        self._asked_s[journey] = now_s
+        self.queue.set_limit(self._settings().simultaneous)
+        place = self.queue.request(journey)
+        if place == 0:
+            self._asked_s.pop(journey, None)
+        return place
+
+    async def admit(self, journey: str, grant: Grant) -> None:
+        """The journey has a slot and a grant: it is on record from now on. Raises Conflict when a VM of that name arrives."""
+        if journey in self._arrivals:
+            return
+        for other in self._arrivals.values():
+            if (
+                other.record.vm == grant.vm_name
+                and other.state.phase is not IncomingPhase.ABANDONED
+                and not other.state.phase.owns
+            ):
+                self.queue.release(journey)
+                raise Conflict(f"VM '{grant.vm_name}' is arriving here already, by journey {other.record.id}.")
+        record = Record(
+            journey, DESTINATION, grant.vm_name, grant.vm_uuid, grant.source, grant.destination, grant.person,
+            self._clock.wall_s(), {"role": grant.role},
+        )  # fmt: skip
+        arrival = Arrival(record, Incoming(IncomingPhase.RESERVED), grant_role=grant.role)
+        arrival.last_contact_s = self._clock.monotonic_s()
+        await self._journal.create(record, arrival.state)
+        self._arrivals[journey] = arrival
+        arrival.watch = spawn(self._watch_source(arrival), name=f"watch the source of {journey}")
+
+    async def fitness(self, journey: str, source: str, asked: AskFitness, *, dry_run: bool) -> FitnessAnswer:
+        """Step 3. Raises an OperatorError naming what is missing; the memory is reserved afterwards unless `dry_run`."""
+        frozen = read_frozen(asked.frozen)
+        if dry_run:
+            notes = check_fitness(frozen, asked.source_accelerator, self._vms, self._settings())
+            return self._fitness_answer(notes)
+        arrival = self._get(journey, source)
+        async with arrival.lock:
+            if (frozen.name, frozen.uuid) != (arrival.record.vm, arrival.record.vm_uuid):
+                raise NotPermitted("The grant is for another VM than the one that was sent.")
+            if frozen.extra_arguments and arrival.grant_role != "admin":
+                raise NotPermitted(f"VM '{frozen.name}' has extra QEMU arguments; only an admin may bring it here.")
+            notes = check_fitness(frozen, asked.source_accelerator, self._vms, self._settings())
+            self._vms.reserved_bytes[journey] = frozen.memory_bytes
+            arrival.frozen, arrival.definition = frozen, asked.definition
+        return self._fitness_answer(notes)
+
+    def _fitness_answer(self, notes: list[str]) -> FitnessAnswer:
+        return FitnessAnswer(
+            offer=self._offer(""), migration_address=self.migration_address,
+            trusted_networks=list(self._settings().trusted_networks), notes=notes,
+        )  # fmt: skip
+
+    async def build(self, journey: str, source: str) -> BuildAnswer:
+        """Step 4: the skeleton VM, and our own listener on the port that QEMU will take."""
+        arrival = self._get(journey, source)
+        async with arrival.lock:
+            if arrival.frozen is None:
+                raise PeerViolation("The skeleton was asked for before the fitness check.")
+            started_s = self._clock.monotonic_s()
+            await self._request(arrival, Request.BUILD)
+            taken = {other.port for other in self._arrivals.values()}
+            arrival.probe = await PortProbe.open(self.migration_address, self._settings().ports, taken)
+            arrival.port = arrival.probe.port
+            await self._request(arrival, Request.BUILT)
+            return BuildAnswer(
+                probe_port=arrival.port,
+                probe_nonce=arrival.probe.nonce,
+                qemu_ms=(self._clock.monotonic_s() - started_s) * 1e3,
+            )
+
+    async def listen(self, journey: str, source: str, asked: AskListen) -> ListenAnswer:
+        """Step 5: our listener makes room and QEMU listens, with the key of this journey or behind a packet filter."""
+        if not set(asked.capabilities) <= _CAPABILITIES or not set(asked.parameters) <= _PARAMETERS:
+            raise PeerViolation("The source asked for a capability or parameter that a journey does not use.")
+        arrival = self._get(journey, source)
+        async with arrival.lock:
+            assert arrival.probe is not None and arrival.running is not None
+            monitor = arrival.running.monitor
+            settings = self._settings()
+            await arrival.probe.close()
+            if not asked.psk_hex:
+                arrival.filtered = True
+                await admit_only(journey, asked.source_address, arrival.port)
+            arrival.loaded = LoadedWatch(monitor)
+            await configure_qemu(
+                monitor, tuple(asked.capabilities), dict(asked.parameters), psk_hex=asked.psk_hex,
+                psk_dir=self._key_dir(journey), endpoint="server",
+                owner_uid=pwd.getpwnam(settings.qemu_user).pw_uid if settings.qemu_user else None,
+            )  # fmt: skip
+            await listen_in_qemu(monitor, self.migration_address, arrival.port)
+            await self._request(arrival, Request.LISTEN)
+            return ListenAnswer(address=self.migration_address, port=arrival.port)
+
+    # Steps 7 to 9: ownership ----------------------------------------------------------------------------------------
+
+    async def arm(self, journey: str, source: str) -> OwnershipAnswer:
+        """Journal, durably, that the VM may be handed over."""
+        return await self._ownership(journey, source, Request.ARM)
+
+    async def go(self, journey: str, source: str, *, resume: bool) -> OwnershipAnswer:
+        """The ownership passes: OWNED is durable, then the guest runs, then the source is answered."""
+        return await self._ownership(journey, source, Request.GO, resume=resume)
+
+    async def ask(self, journey: str, source: str) -> OwnershipAnswer:
+        """Do we own the VM? A no is binding: ABANDONED is durable and our QEMU dead before it is given."""
+        return await self._ownership(
+            journey, source, Request.ABANDON, reason="the source asked before it was handed over"
+        )
+
+    async def abandon(self, journey: str, source: str) -> OwnershipAnswer:
+        """The source ended the journey."""
+        return await self._ownership(journey, source, Request.ABANDON, reason="the source ended the journey")
+
+    async def _ownership(
+        self, journey: str, source: str, request: Request, *, resume: bool = False, reason: str = ""
+    ) -> OwnershipAnswer:
+        arrival = self._arrivals.get(journey)
+        if arrival is None:
+            return await self._from_the_records(journey, source, request)
+        self._get(journey, source)
+        async with arrival.lock:
+            try:
+                timings = await self._request(arrival, request, resume=resume, reason=reason)
+            except RefusedRequest as error:
+                if arrival.state.phase is not IncomingPhase.ABANDONED:
+                    raise PeerViolation(f"Journey {journey}: {error}.") from error
+                timings = {}
+            state = arrival.state
+            return OwnershipAnswer(
+                owned=state.phase.owns, running=state.continued, reason=state.reason,
+                journal_ms=timings.get(Effect.JOURNAL, 0.0), resume_ms=timings.get(Effect.RESUME_GUEST, 0.0),
+            )  # fmt: skip
+
+    async def _from_the_records(self, journey: str, source: str, request: Request) -> OwnershipAnswer:
+        """About a journey that ended, or that never came here: what the database says is as binding."""
+        found = await self._journal.incoming(journey)
+        if found is None:
+            # never heard of: a GO for it can never be accepted, because grants are used once
+            return OwnershipAnswer(owned=False, reason="this host has no record of the journey")
+        record, state = found
+        if record.source != source:
+            raise NotPermitted(f"Journey {journey} comes from {record.source}, not from {source}.")
+        return OwnershipAnswer(owned=state.phase.owns, running=state.continued, reason=state.reason)
+
+    # Carrying out the rules -----------------------------------------------------------------------------------------
+
+    async def _request(
+        self, arrival: Arrival, request: Request, *, resume: bool = False, reason: str = ""
+    ) -> dict[Effect, float]:
+        """Ask the rules and carry out their effects; milliseconds by effect. The caller holds the lock."""
+        answer = step(arrival.state, request, resume=resume, reason=reason)
+        timings: dict[Effect, float] = {}
+        for effect in answer.effects:
+            started_s = self._clock.monotonic_s()
+            if effect is Effect.RESUME_GUEST:
+                arrival.state = answer.state
+                await self._resume(arrival)
+            else:
+                await self._perform(arrival, answer, effect, request)
+            timings[effect] = timings.get(effect, 0.0) + (self._clock.monotonic_s() - started_s) * 1e3
+        if Effect.RESUME_GUEST not in answer.effects:
+            arrival.state = answer.state
+        return timings
+
+    async def _perform(self, arrival: Arrival, answer: Answer, effect: Effect, request: Request) -> None:
+        record = arrival.record
+        match effect:
+            case Effect.JOURNAL:
+                phase = answer.state.phase
+                durable = phase in (IncomingPhase.ARMED, IncomingPhase.OWNED, IncomingPhase.ABANDONED)
+                if phase is IncomingPhase.OWNED:
+                    await self._journal_owned(arrival, answer.state, request)
+                else:
+                    closed = phase in (IncomingPhase.ABANDONED, IncomingPhase.SETTLED)
+                    await self._journal.save(record, answer.state, request.value, durable=durable, closed=closed)
+            case Effect.START_QEMU:
+                arrival.state = answer.state
+                assert arrival.frozen is not None
+                arrival.running = await self._vms.launch(arrival.frozen, incoming=True)
+                arrival.cpu = MigrationCpu(arrival.running.process.pid)
+                arrival.agent_cpu_start_s = time.process_time()
+                arrival.running.watch = spawn(self._watch_qemu(arrival), name=f"watch arriving {record.vm}")
+            case Effect.KILL_QEMU:
+                await self._kill(arrival)
+            case Effect.RELEASE:
+                self._release(arrival)
+                spawn(self._tell_abandoned(arrival, answer.state.reason), name=f"event of {record.id}")
+            case Effect.LISTEN | Effect.RESUME_GUEST:
+                pass  # listening is carried out by listen() before the rules are asked
+
+    async def _journal_owned(self, arrival: Arrival, state: Incoming, request: Request) -> None:
+        """OWNED and the VM's own record reach the disk in one transaction."""
+        assert arrival.running is not None and arrival.frozen is not None
+        vm = VmRecord(
+            arrival.record.vm, arrival.record.vm_uuid, arrival.definition, arrival.frozen, arrival.running.process,
+            self._vms.facts.accelerator,
+        )  # fmt: skip
+        records = self._vms.records
+
+        def work(db: sqlite3.Connection) -> None:
+            records.put_within(db, vm)
+            self._journal.save_within(db, arrival.record, state, request.value)
+
+        await self._journal.transaction(work, durable=True)
+        records.remember(vm)
+
+    async def _resume(self, arrival: Arrival) -> None:
+        """Let the guest run, if it ran at the source; when it never can, the ownership goes back."""
+        running = arrival.running
+        assert running is not None
+        try:
+            if arrival.loaded is not None:
+                await arrival.loaded.wait(LOAD_PATIENCE_S)
+            if arrival.state.resume and not arrival.state.continued:
+                await running.monitor.execute("cont")
+                arrival.state = Incoming(arrival.state.phase, resume=True, continued=True)
+        except LivemoveError as error:
+            _log.error("VM %s cannot run here: %s", arrival.record.vm, error)
+            if (
+                isinstance(error, QemuGone)
+                and arrival.state.resume
+                and arrival.loaded
+                and arrival.loaded.status == "completed"
+            ):
+                # cont may have been carried out before QEMU died: the guest may have written, so it stays here, crashed
+                arrival.state = Incoming(arrival.state.phase, resume=True, continued=True)
+            await self._disown(arrival, error.message)
+            return
+        spawn(self._settle(arrival), name=f"settle {arrival.record.id}")
+
+    async def _disown(self, arrival: Arrival, reason: str) -> None:
+        answer = step(arrival.state, Request.QEMU_DIED, reason=reason)
+        for effect in answer.effects:
+            await self._perform(arrival, answer, effect, Request.QEMU_DIED)
+        arrival.state = answer.state
+        if not answer.state.phase.owns:
+            await self._vms.records.remove(arrival.record.vm)
+
+    async def _settle(self, arrival: Arrival) -> None:
+        """After the answer: the VM is one of ours, its NICs are announced, the slot is free."""
+        running = arrival.running
+        assert running is not None
+        async with arrival.lock:
+            if arrival.state.phase is not IncomingPhase.OWNED:
+                return
+            await cancel_and_wait(running.watch)
+            running.status = (
+                "running" if arrival.state.continued else str((await running.monitor.execute("query-status"))["status"])
+            )
+            self._vms.adopt(running)
+            with contextlib.suppress(LivemoveError):
+                if arrival.state.continued:
+                    # QEMU announces by itself when it arrives; a second series covers switches that were slow to learn
+                    await running.monitor.execute(
+                        "announce-self", {"initial": 50, "max": 550, "rounds": 5, "step": 100}
+                    )
+                await forget_credentials(running.monitor)
+            answer = step(arrival.state, Request.CONTINUED)
+            await self._journal.save(arrival.record, answer.state, "settled", durable=False, closed=True)
+            arrival.state = answer.state
+        text = f"VM {arrival.record.vm} arrived from {arrival.record.source} and is {running.status}."
+        await self._journal.add_event(arrival.record, text)
+        self._release(arrival)
+
+    def _release(self, arrival: Arrival) -> None:
+        journey = arrival.record.id
+        self.queue.release(journey)
+        self._vms.reserved_bytes.pop(journey, None)
+        remove_keys(self._key_dir(journey))
+        if arrival.loaded is not None:
+            arrival.loaded.close()
+        if arrival.watch is not asyncio.current_task():
+            spawn(cancel_and_wait(arrival.watch), name=f"end watch of {journey}")
+        spawn(self._forget_network(arrival), name=f"forget network of {journey}")
+
+    async def _forget_network(self, arrival: Arrival) -> None:
+        if arrival.probe is not None:
+            await arrival.probe.close()
+        if arrival.filtered:
+            await remove_filter(arrival.record.id)
+        # answers about it are asked again for a while; afterwards the database gives them
+        await asyncio.sleep(60)
+        self._arrivals.pop(arrival.record.id, None)
+
+    async def _kill(self, arrival: Arrival) -> None:
+        if arrival.running is not None:
+            if arrival.running.watch is asyncio.current_task():
+                arrival.running.watch = None
+            await self._vms.discard(arrival.running)
+        else:
+            await self._kill_orphan(arrival.record)
+
+    async def _kill_orphan(self, record: Record) -> None:
+        found = orphans.qemu_in(self._vms.run_dir(record.vm), record.vm)
+        if found is not None:
+            await processes.kill(found, grace_s=0)
+
+    async def _tell_abandoned(self, arrival: Arrival, reason: str) -> None:
+        level, number = ("info", None) if reason == "the source ended the journey" else ("error", 22040)
+        await self._journal.add_event(
+            arrival.record,
+            f"The arrival of VM {arrival.record.vm} was abandoned: {reason}.",
+            level=level,
+            event_id=number,
+        )
+
+    async def _watch_qemu(self, arrival: Arrival) -> None:
+        """A QEMU that ends while it waits for its VM abandons the journey."""
+        assert arrival.running is not None
+        process = arrival.running.process
+        await processes.wait_gone(process)
+        async with arrival.lock:
+            if (
+                arrival.running is None
+                or arrival.running.process != process
+                or arrival.state.phase is IncomingPhase.SETTLED
+            ):
+                return
+            arrival.running.watch = None
+            tail = log_tail(self._vms.run_dir(arrival.record.vm), lines=2)
+            with contextlib.suppress(RefusedRequest):
+                await self._request(arrival, Request.QEMU_DIED, reason=f"its QEMU ended: {tail or 'without a word'}")
+
+    async def _watch_source(self, arrival: Arrival) -> None:
+        """Give a silent source up, unless everything has arrived and it may have lost only its voice."""
+        while arrival.state.phase is not IncomingPhase.ABANDONED and not arrival.state.phase.owns:
+            await asyncio.sleep(2)
+            if arrival.cpu is not None:
+                arrival.cpu.read()
+            silent_s = self._clock.monotonic_s() - arrival.last_contact_s
+            loaded = arrival.loaded is not None and arrival.loaded.status == "completed"
+            if silent_s > SILENCE_S and not loaded:
+                async with arrival.lock:
+                    with contextlib.suppress(RefusedRequest):
+                        await self._request(
+                            arrival, Request.ABANDON, reason=f"the source was silent for {silent_s:.0f} s"
+                        )
+
+    def facts(self, journey: str, source: str) -> DestinationFacts:
+        """What the source's report says of this side; also the source's sign of life during the copy."""
+        arrival = self._get(journey, source)
+        return DestinationFacts(
+            cpu_seconds=arrival.cpu.read() if arrival.cpu else 0.0,
+            agent_cpu_seconds=time.process_time() - arrival.agent_cpu_start_s if arrival.cpu else 0.0,
+            vm_state=arrival.running.status if arrival.running and arrival.state.phase.owns else "arriving",
+        )
+
+    # Restart and end ------------------------------------------------------------------------------------------------
+
+    async def find_again(self) -> None:
+        """After a restart of the agent: what is owned stays, everything else is abandoned."""
+        for record, state in await self._journal.open_incoming():
+            arrival = Arrival(record, state)
+            await remove_filter(record.id)
+            remove_keys(self._key_dir(record.id))
+            if state.phase.owns:
+                running = self._vms.find_running(record.vm)
+                arrival.running = running
+                if running is None:
+                    settled = Incoming(IncomingPhase.SETTLED, state.resume, state.continued, "its QEMU ended")
+                    await self._journal.save(
+                        record, settled, "the VM ended while the agent was away", durable=True, closed=True
+                    )
+                    continue
+                if state.resume and running.status == "paused":
+                    await running.monitor.execute("cont")
+                settled = Incoming(IncomingPhase.SETTLED, state.resume, state.resume)
+                await self._journal.save(record, settled, "settled after a restart", durable=True, closed=True)
+            else:
+                async with arrival.lock:
+                    await self._request(arrival, Request.RESTARTED, reason="the destination's agent was restarted")
+
+    async def close(self) -> None:
+        """The agent ends: let go of everything that others can find again."""
+        for arrival in self._arrivals.values():
+            await cancel_and_wait(arrival.watch)
+            if arrival.running is not None and self._vms.find_running(arrival.record.vm) is not arrival.running:
+                await cancel_and_wait(arrival.running.watch)
+                await arrival.running.monitor.close()
+            if arrival.probe is not None:
+                await arrival.probe.close()

@@ -1,0 +1,416 @@
+"""Journeys that leave this host: begun, queued, watched, cancelled, found again after a restart, remembered."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import pwd
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+
+from livemove.agent.vms import Vms
+from livemove.api.client import AgentClient
+from livemove.api.models import AskJourney, ErrorBody, JourneyOptions, JourneyView, NegotiatedRow, PlanView, ReportView
+from livemove.base.clock import Clock, wall_text
+from livemove.base.errors import AlreadyMoving, Conflict, LivemoveError, NotPermitted, SameHost, UnknownJourney, by_code
+from livemove.base.settings import HostSettings
+from livemove.base.tasks import cancel_and_wait, spawn
+from livemove.base.units import parse_duration, parse_rate
+from livemove.fleet.admission import AdmissionQueue
+from livemove.hypervisor.frozen import FrozenVm
+from livemove.hypervisor.qmp import Monitor
+from livemove.migration import events as on
+from livemove.migration.departure import DirectDeparture, Route
+from livemove.migration.journal import SOURCE, Journal, Record
+from livemove.migration.ledger import Ledger
+from livemove.migration.machine import begin
+from livemove.migration.model import GuestRun, Owner, Phase, State
+from livemove.migration.report import make_report, progress_view
+from livemove.migration.runner import JourneyRunner
+from livemove.network.routes import source_address_towards
+from livemove.policy.convergence import Contract
+from livemove.policy.transport import Offer, Wish
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class LeavingVm:
+    """A VM of ours as its journey sees it; see departure.SourceVm."""
+
+    vms: Vms
+    name: str
+    frozen: FrozenVm
+    definition: str
+    monitor: Monitor
+    pid: int
+    accelerator: str
+
+    async def remove(self, moved_to: str) -> None:
+        async with self.vms.lock(self.name):
+            # the guest runs elsewhere: nothing here is worth a polite end
+            await self.vms.stopped_in_order(self.name, moved_to=moved_to, grace_s=0)
+
+    async def stop_powered_off(self) -> None:
+        async with self.vms.lock(self.name):
+            await self.vms.stopped_in_order(self.name)
+
+
+@dataclass(slots=True)
+class Departure:
+    """A journey under way."""
+
+    record: Record
+    runner: JourneyRunner
+    effects: DirectDeparture
+    ledger: Ledger
+    client: AgentClient
+    asked_monotonic_s: float | None
+    task: asyncio.Task[None] | None = None
+
+
+class Departures:
+    """Owner of this host's outgoing journeys."""
+
+    def __init__(
+        self, settings: Callable[[], HostSettings], vms: Vms, journal: Journal, clock: Clock,
+        client_to: Callable[[str], AgentClient], own_offer: Callable[[str], Awaitable[Offer]],
+    ) -> None:  # fmt: skip
+        self._settings = settings
+        self._vms = vms
+        self._journal = journal
+        self._clock = clock
+        self._client_to = client_to
+        self._own_offer = own_offer
+        self._open: dict[str, Departure] = {}
+        self.queue = AdmissionQueue(settings().simultaneous)
+        self._slot_freed = asyncio.Event()
+        #: totals for the metrics: outcome -> count
+        self.ended: dict[str, int] = {}
+        vms.on_death.append(self._vm_died)
+
+    def open(self) -> list[Departure]:
+        return list(self._open.values())
+
+    # Begin ----------------------------------------------------------------------------------------------------------
+
+    async def start(self, asked: AskJourney, person: str, role: str) -> JourneyView:
+        """Begin a journey. Raises UnknownVm, NotRunning, SameHost, AlreadyMoving, UnknownHost, NotPermitted."""
+        started_s = self._clock.monotonic_s()
+        vm = self._leaving(asked, role)
+        settings = self._settings()
+        record = Record(
+            str(uuid.uuid4()), SOURCE, asked.vm, vm.frozen.uuid, settings.name, asked.destination,
+            person, self._clock.wall_s(), {"options": asked.options.model_dump(mode="json"), "grant": ""},
+        )  # fmt: skip
+        client = self._client_to(asked.destination)
+        self._vms.journeys[asked.vm] = record.id
+        try:
+            status = str((await vm.monitor.execute("query-status"))["status"])
+            state = begin(self._contract(asked.options))
+            await self._journal.create(record, state)
+            await client.__aenter__()
+        except BaseException:
+            self._vms.journeys.pop(asked.vm, None)
+            raise
+        departure = self._assemble(record, state, vm, client, asked, started_s)
+        departure.effects.watch()
+        text = f"Journey of VM {asked.vm} from {settings.name} to {asked.destination} initiated by {person}."
+        await self._journal.add_event(record, text, event_id=20413)
+        departure.runner.post(on.JourneyAccepted(GuestRun.of(status)))
+        departure.task = spawn(self._run(departure), name=f"journey {record.id}")
+        return self.view(departure)
+
+    def _leaving(self, asked: AskJourney, role: str) -> LeavingVm:
+        settings = self._settings()
+        if asked.destination == settings.name:
+            raise SameHost(f"VM '{asked.vm}' is on {settings.name} already.")
+        running = self._vms.running(asked.vm)
+        if asked.vm in self._vms.unresolved:
+            raise Conflict(f"The hand-over of VM '{asked.vm}' is not resolved.")
+        if asked.vm in self._vms.journeys and not asked.dry_run:
+            raise AlreadyMoving(f"VM '{asked.vm}' is being moved already, by journey {self._vms.journeys[asked.vm]}.")
+        if running.frozen.extra_arguments and role != "admin":
+            raise NotPermitted(f"VM '{asked.vm}' has extra QEMU arguments; only an admin may move it.")
+        record = self._vms.records.get(asked.vm)
+        return LeavingVm(
+            self._vms,
+            asked.vm,
+            running.frozen,
+            record.definition,
+            running.monitor,
+            running.process.pid,
+            record.accelerator,
+        )
+
+    def _contract(self, options: JourneyOptions) -> Contract:
+        settings = self._settings()
+        deadline_s = options.deadline_s or (parse_duration(settings.deadline) if settings.deadline else None)
+        return Contract(
+            options.downtime_s or parse_duration(settings.downtime), deadline_s,
+            settings.max_throttle if options.throttle else 0,
+        )  # fmt: skip
+
+    def _assemble(
+        self, record: Record, state: State, vm: LeavingVm, client: AgentClient, asked: AskJourney, started_s: float
+    ) -> Departure:
+        ledger = Ledger(started_s)
+        waiting: list[on.Event] = []
+        runner: JourneyRunner | None = None
+
+        def post(event: on.Event) -> None:
+            if runner is None:
+                waiting.append(event)
+            else:
+                runner.post(event)
+
+        effects = DirectDeparture(
+            record, vm, client, self._route(asked, record), ledger, self._clock, post, lambda: self._slot(record.id)
+        )
+        runner = JourneyRunner(
+            record, state, effects, self._journal, ledger, self._clock, lambda now, cause: self._changed(record, now)
+        )
+        departure = Departure(record, runner, effects, ledger, client, asked.asked_monotonic_s)
+        self._open[record.id] = departure
+        return departure
+
+    def _route(self, asked: AskJourney, record: Record) -> Route:
+        settings, options = self._settings(), asked.options
+        limits = [
+            options.max_bandwidth_bytes_per_s,
+            parse_rate(settings.max_bandwidth) if settings.max_bandwidth else None,
+        ]
+        channels = settings.channels if options.channels is None else options.channels
+        return Route(
+            grant=asked.grant,
+            wish=Wish(options.option or settings.option, channels, settings.compression_level, True, options.throttle),
+            max_bandwidth_bytes_per_s=min((limit for limit in limits if limit), default=0),
+            prepare_timeout_s=parse_duration(settings.prepare_timeout), key_dir=settings.run_dir / "keys" / record.id,
+            qemu_uid=pwd.getpwnam(settings.qemu_user).pw_uid if settings.qemu_user else None, trusted=self._trusted,
+            source_address=source_address_towards, own_offer=self._own_offer,
+        )  # fmt: skip
+
+    def _trusted(self, address: str, destination_networks: list[str]) -> bool:
+        """Whether both hosts marked the network of `address` as one that may go without TLS."""
+        there = ipaddress.ip_address(address)
+        return all(
+            any(there in ipaddress.ip_network(network) for network in networks)
+            for networks in (self._settings().trusted_networks, destination_networks)
+        )
+
+    async def plan(self, asked: AskJourney, role: str) -> PlanView:
+        """Everything that would be checked and negotiated; nothing is changed on either host."""
+        vm = self._leaving(asked.model_copy(update={"dry_run": True}), role)
+        settings = self._settings()
+        record = Record(
+            "plan-" + uuid.uuid4().hex[:12],
+            SOURCE,
+            asked.vm,
+            vm.frozen.uuid,
+            settings.name,
+            asked.destination,
+            "",
+            0.0,
+            {},
+        )
+        contract = self._contract(asked.options)
+        route = self._route(asked, record)
+        async with self._client_to(asked.destination) as client:
+            effects = DirectDeparture(
+                record, vm, client, route, Ledger(self._clock.monotonic_s()), self._clock, lambda event: None, _nothing
+            )
+            reasons = await effects.engine.blocked_reasons()
+            if reasons:
+                raise Conflict(f"QEMU cannot migrate VM '{asked.vm}' now: {'; '.join(reasons)}")
+            fitness = await client.check_fitness(record.id, effects.fitness_question(), dry_run=True)
+            agreement = await effects.negotiate(fitness)
+        notes = list(effects.findings.notes)
+        view = self._vms.view(self._vms.records.get(asked.vm), settings.name)
+        if view.edited:
+            notes.append("The definition was edited since the VM's start; the one frozen at the start is used.")
+        return PlanView(
+            vm=asked.vm, source=settings.name, destination=asked.destination, option=agreement.option,
+            option_reason=agreement.option_reason, engine="direct", channels=agreement.channels,
+            compression=agreement.compression, tls=agreement.tls,
+            tls_reason="a key made for this journey" if agreement.tls else "the network is marked as trusted on both hosts",
+            migration_address=effects.findings.migration_address, memory_bytes=vm.frozen.memory_bytes,
+            downtime_s=contract.max_downtime_s, deadline_s=contract.deadline_s,
+            max_bandwidth_bytes_per_s=route.max_bandwidth_bytes_per_s,
+            negotiated=[
+                NegotiatedRow(feature=r.feature, source=r.source, destination=r.destination, used=r.used, reason=r.reason)
+                for r in agreement.rows
+            ],
+            notes=notes,
+        )  # fmt: skip
+
+    # Run ------------------------------------------------------------------------------------------------------------
+
+    async def _slot(self, journey: str) -> None:
+        while True:
+            self.queue.set_limit(self._settings().simultaneous)
+            if self.queue.request(journey) == 0:
+                return
+            self._slot_freed.clear()
+            try:
+                async with asyncio.timeout(1.0):
+                    await self._slot_freed.wait()
+            except TimeoutError:
+                continue
+
+    def _changed(self, record: Record, state: State) -> None:
+        """Nobody may run the VM here while its owner is not known to be us."""
+        if state.owner is Owner.SOURCE:
+            self._vms.unresolved.discard(record.vm)
+        else:
+            self._vms.unresolved.add(record.vm)
+
+    def _vm_died(self, name: str, reason: str) -> None:
+        journey = self._vms.journeys.get(name)
+        if journey in self._open:
+            self._open[journey].runner.post(on.SourceQemuDied(reason))
+
+    async def _run(self, departure: Departure) -> None:
+        record = departure.record
+        try:
+            state = await departure.runner.run()
+            report = make_report(
+                record, state, departure.effects, departure.ledger, departure.runner.decisions,
+                asked_monotonic_s=departure.asked_monotonic_s, now_monotonic_s=self._clock.monotonic_s(),
+                now_wall_s=self._clock.wall_s(), memory_bytes=departure.effects.memory_bytes,
+            )  # fmt: skip
+            self.ended[report.outcome] = self.ended.get(report.outcome, 0) + 1
+            await self._tell_end(record, report)
+            await self._journal.save_report(record, report)
+        finally:
+            self.queue.release(record.id)
+            self._slot_freed.set()
+            self._vms.journeys.pop(record.vm, None)
+            if departure.runner.state.phase.terminal:
+                self._vms.unresolved.discard(record.vm)
+            self._open.pop(record.id, None)
+            await departure.client.aclose()
+
+    async def _tell_end(self, record: Record, report: ReportView) -> None:
+        if report.outcome == "completed":
+            await self._journal.add_event(record, f"VM {record.vm} moved to {record.destination}.")
+            return
+        level = "error" if report.outcome == "failed" else "info"
+        ids = {"link-lost": 22038, "qemu-failed": 21018} if report.outcome == "failed" else {}
+        if report.outcome == "failed":
+            text = f"VM migration operation for {record.vm} failed at migration source {record.source}: {report.reason}"
+            await self._journal.add_event(record, text, level=level, event_id=21024)
+        if report.code in ids:
+            await self._journal.add_event(record, report.reason, level=level, event_id=ids[report.code])
+        elif report.outcome != "failed":
+            await self._journal.add_event(record, report.reason, level=level)
+
+    def find(self, name: str) -> Departure | None:
+        """The open journey of that id or VM."""
+        return self._open.get(name) or next((d for d in self._open.values() if d.record.vm == name), None)
+
+    def cancel(self, name: str, by: str) -> Departure:
+        """Ask the journey to end. Raises UnknownJourney."""
+        departure = self.find(name)
+        if departure is None:
+            raise UnknownJourney(f"No journey '{name}' is under way on this host.")
+        departure.runner.post(on.CancelRequested(by))
+        return departure
+
+    def view(self, departure: Departure) -> JourneyView:
+        """What people see of an open journey."""
+        record, runner, effects = departure.record, departure.runner, departure.effects
+        state, agreement = runner.state, effects.findings.agreement
+        queue = self.queue.waiting
+        place = queue.index(record.id) + 1 if record.id in queue else effects.findings.place
+        error = None
+        if state.abort is not None:
+            kind = by_code().get(state.abort.code, LivemoveError)
+            error = ErrorBody.model_validate(kind(state.abort.reason, remedy=state.abort.remedy or None).to_json())
+        return JourneyView(
+            id=record.id, vm=record.vm, vm_uuid=record.vm_uuid, role="source", source=record.source,
+            destination=record.destination, phase=state.phase.value, owner=state.owner.value, terminal=state.phase.terminal,
+            person=record.person, queue_place=place, option=agreement.option if agreement else "",
+            steps=departure.ledger.steps(self._clock.monotonic_s()), progress=progress_view(effects, state), error=error,
+            started=wall_text(record.started_wall_s), last_note=runner.decisions[-1] if runner.decisions else "",
+        )  # fmt: skip
+
+    # Restart and end ------------------------------------------------------------------------------------------------
+
+    async def find_again(self) -> None:
+        """After a restart of the agent: resolve every open journey by asking."""
+        for record, state in await self._journal.open_outgoing():
+            running = self._vms.find_running(record.vm)
+            vm_record = self._vms.records.find(record.vm)
+            if running is None or vm_record is None:
+                await self._resolve_without_qemu(record, state)
+                continue
+            self._vms.journeys[record.vm] = record.id
+            vm = LeavingVm(
+                self._vms, record.vm, running.frozen, vm_record.definition, running.monitor, running.process.pid,
+                vm_record.accelerator,
+            )  # fmt: skip
+            client = self._client_to(record.destination)
+            await client.__aenter__()
+            options = JourneyOptions.model_validate(record.request.get("options", {}))
+            asked = AskJourney(vm=record.vm, destination=record.destination, grant="", options=options)
+            departure = self._assemble(record, state, vm, client, asked, self._clock.monotonic_s())
+            self.queue.request(record.id)
+            status = (await departure.effects.engine.read()).status
+            departure.effects.watch()
+            departure.runner.post(on.AgentRestarted(go_impossible=status != "completed"))
+            self._changed(record, state)
+            departure.task = spawn(self._run(departure), name=f"journey {record.id}")
+
+    async def _resolve_without_qemu(self, record: Record, state: State) -> None:
+        """The source's QEMU is gone too: either the VM moved, or it crashed; the destination knows."""
+        if state.owner is Owner.DESTINATION:
+            answer_owned = True
+        elif not state.armed:
+            answer_owned = False
+            await self._abandon_quietly(record)
+        else:
+            self._vms.unresolved.add(record.vm)
+            spawn(self._ask_until_known(record, state), name=f"resolve {record.id}")
+            return
+        await self._close_without_qemu(record, state, owned=answer_owned)
+
+    async def _abandon_quietly(self, record: Record) -> None:
+        try:
+            async with self._client_to(record.destination) as client:
+                await client.abandon(record.id, timeout_s=3)
+        except LivemoveError as error:
+            _log.info("journey %s: the destination was not told to clean up: %s", record.id, error)
+
+    async def _ask_until_known(self, record: Record, state: State) -> None:
+        while True:
+            try:
+                async with self._client_to(record.destination) as client:
+                    answer = await client.ask(record.id, timeout_s=8)
+                break
+            except LivemoveError as error:
+                _log.warning("journey %s: still asking %s: %s", record.id, record.destination, error)
+                await asyncio.sleep(2)
+        self._vms.unresolved.discard(record.vm)
+        await self._close_without_qemu(record, state, owned=answer.owned)
+
+    async def _close_without_qemu(self, record: Record, state: State, *, owned: bool) -> None:
+        owner = Owner.DESTINATION if owned else Owner.SOURCE
+        end = replace(state, phase=Phase.COMPLETED if owned else Phase.FAILED, owner=owner)
+        if owned and self._vms.records.find(record.vm) is not None:
+            async with self._vms.lock(record.vm):
+                await self._vms.stopped_in_order(record.vm, moved_to=record.destination)
+        text = "the VM is at the destination" if owned else "the VM crashed on the source while the agent was away"
+        await self._journal.save(record, end, text, durable=True, closed=True)
+        await self._journal.add_event(record, f"Resolved after a restart: {text}.", level="info" if owned else "error")
+
+    async def close(self) -> None:
+        """The agent ends: journeys stay open in the journal and are found again."""
+        for departure in list(self._open.values()):
+            await cancel_and_wait(departure.task)
+            await departure.client.aclose()
+
+
+async def _nothing() -> None:
+    return None

@@ -1,0 +1,164 @@
+"""One host's agent put together: settings, identity, database, VMs, journeys in both directions."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import ssl
+from pathlib import Path
+
+import psutil
+
+from livemove import __version__
+from livemove.agent.arrivals import Arrivals
+from livemove.agent.departures import Departures
+from livemove.agent.identity import host_identity_dir
+from livemove.agent.vm_records import VmRecords
+from livemove.agent.vms import Vms
+from livemove.api import trust
+from livemove.api.client import AgentClient
+from livemove.api.client_identity import load_identity
+from livemove.api.cluster_map import ClusterMap, load_map, map_from_json, merge_maps, save_map
+from livemove.api.models import HostView, OfferBody
+from livemove.base.clock import Clock, SystemClock
+from livemove.base.database import Database
+from livemove.base.errors import LivemoveError
+from livemove.base.settings import HostSettings, change_settings, load_settings
+from livemove.base.tasks import cancel_and_wait, spawn
+from livemove.hypervisor.machine_facts import cpu_count, memory_available_bytes, memory_total_bytes
+from livemove.hypervisor.probe import QemuFacts, probe_qemu
+from livemove.migration.departure import offer_from
+from livemove.migration.journal import Journal
+from livemove.network.routes import link_speed_towards
+from livemove.policy.transport import Offer
+
+_log = logging.getLogger(__name__)
+
+HOUSEKEEPING_S = 3600.0
+
+
+class Host:
+    """Made by :meth:`start`; :meth:`close` lets go of everything that others can find again."""
+
+    def __init__(self, config: Path, settings: HostSettings, facts: QemuFacts, clock: Clock) -> None:
+        self.config = config
+        self.settings = settings
+        self.facts = facts
+        self.clock = clock
+        self.identity_dir = host_identity_dir(settings.state_dir)
+        self.identity = load_identity(self.identity_dir)
+        self.database = Database(settings.state_dir / "livemove.db")
+        self.records = VmRecords(self.database)
+        self.vms = Vms(lambda: self.settings, facts, self.records)
+        self.journal = Journal(self.database, clock, settings.name)
+        self.arrivals = Arrivals(lambda: self.settings, self.vms, self.journal, clock, self.offer)
+        self.departures = Departures(
+            lambda: self.settings, self.vms, self.journal, clock, self.client_to, self._own_offer
+        )
+        self._context: ssl.SSLContext | None = None
+        self._housekeeping: asyncio.Task[None] | None = None
+        self._incoming_speed_bytes_per_s = 0
+
+    @classmethod
+    async def start(cls, config: Path, *, clock: Clock | None = None) -> Host:
+        """Read everything, find running VMs and open journeys again.
+
+        Raises BadSetting, NoIdentity, MissingPrerequisite, QemuTooOld, StateUnwritable.
+        """
+        settings = load_settings(config)
+        facts = await probe_qemu(settings.qemu, settings.accelerator, cache_dir=settings.state_dir / "cache")
+        host = cls(config, settings, facts, clock or SystemClock())
+        await host.database.open()
+        try:
+            await host.records.load()
+            address = host.cluster().address_of(settings.name).rpartition(":")[0].strip("[]")
+            host.arrivals.default_address = address
+            await host.vms.find_again()
+            await host.arrivals.find_again()
+            await host.departures.find_again()
+            await host.vms.stop_powered_off()
+        except BaseException:
+            await host.close()
+            raise
+        psutil.cpu_percent()  # the first call only sets the start of the interval that the next one measures
+        host._incoming_speed_bytes_per_s = await link_speed_towards(host.arrivals.migration_address)
+        host._housekeeping = spawn(host._keep_house(), name="housekeeping")
+        return host
+
+    async def close(self) -> None:
+        await cancel_and_wait(self._housekeeping)
+        await self.departures.close()
+        await self.arrivals.close()
+        await self.vms.close()
+        await self.database.close()
+
+    async def _keep_house(self) -> None:
+        while True:
+            with contextlib.suppress(LivemoveError):
+                await self.journal.forget_before(self.clock.wall_s() - self.settings.history_days * 86400)
+            await asyncio.sleep(HOUSEKEEPING_S)
+
+    # Others ---------------------------------------------------------------------------------------------------------
+
+    def cluster(self) -> ClusterMap:
+        """Hosts and addresses, as last learnt."""
+        return load_map(self.identity.map_path)
+
+    async def learn_cluster(self) -> ClusterMap:
+        """Ask the authority's host for newer members; what is known stays when it does not answer."""
+        cluster = self.cluster()
+        if cluster.authority == self.settings.name:
+            return cluster
+        try:
+            async with self.client_to(cluster.authority) as client:
+                theirs = await client.cluster()
+        except LivemoveError as error:
+            _log.info("the cluster map was not refreshed: %s", error)
+            return cluster
+        merged = merge_maps(cluster, map_from_json(theirs.model_dump()))
+        if merged != cluster:
+            save_map(self.identity.map_path, merged)
+        return merged
+
+    def client_to(self, host: str) -> AgentClient:
+        """Requests to another agent with this host's certificate. Raises UnknownHost, NoIdentity."""
+        if self._context is None:
+            self._context = trust.client_context(self.identity)
+        return AgentClient(self.identity, host, self.cluster().address_of(host), context=self._context)
+
+    # What this host says of itself ----------------------------------------------------------------------------------
+
+    def offer(self, address: str = "") -> OfferBody:
+        """What this host's QEMU can do, and how busy the host is."""
+        facts = self.facts
+        return OfferBody(
+            version=facts.version, accelerator=facts.accelerator, capabilities=sorted(facts.capabilities),
+            parameters=sorted(facts.parameters), compressions=sorted(facts.compressions), tls_psk=facts.has_tls_psk,
+            cores=cpu_count(), idle_cores=round(cpu_count() * (1 - psutil.cpu_percent() / 100), 2),
+            link_bytes_per_s=self._incoming_speed_bytes_per_s,
+        )  # fmt: skip
+
+    async def _own_offer(self, address: str) -> Offer:
+        body = self.offer()
+        return offer_from(body.model_copy(update={"link_bytes_per_s": await link_speed_towards(address)}))
+
+    def view(self) -> HostView:
+        outgoing, incoming = self.departures.queue, self.arrivals.queue
+        offer = self.offer()
+        return HostView(
+            name=self.settings.name, livemove_version=__version__, settings=self.settings.model_dump(mode="json"),
+            qemu={
+                "path": self.facts.path, "version": self.facts.version_text, "package": self.facts.package,
+                "accelerator": self.facts.accelerator, "accelerator_reason": self.facts.accelerator_reason,
+                "compressions": sorted(self.facts.compressions), "warnings": list(self.facts.warnings),
+            },
+            memory_total_bytes=memory_total_bytes(), memory_available_bytes=memory_available_bytes(),
+            memory_promised_bytes=self.vms.promised_bytes(), cores=offer.cores, idle_cores=offer.idle_cores,
+            outgoing=list(outgoing.active), outgoing_waiting=list(outgoing.waiting), incoming=list(incoming.active),
+            incoming_waiting=list(incoming.waiting),
+        )  # fmt: skip
+
+    def change_settings(self, changes: dict[str, str]) -> None:
+        """Write new settings; those that are read at the start (addresses, directories, QEMU) count from the next one."""
+        self.settings = change_settings(self.config, changes)

@@ -1,0 +1,88 @@
+"""Routes that only the agent of another host may use: the destination's side of a journey."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends
+
+from livemove.agent.grants import check_grant
+from livemove.agent.host import Host
+from livemove.agent.tls_server import require_host
+from livemove.api.client_identity import Peer
+from livemove.api.models import (
+    AskFitness,
+    AskGo,
+    AskIncoming,
+    AskListen,
+    BuildAnswer,
+    DestinationFacts,
+    FitnessAnswer,
+    IncomingAnswer,
+    ListenAnswer,
+    OwnershipAnswer,
+    ReportView,
+)
+from livemove.base.errors import NotPermitted
+
+Source = Annotated[Peer, Depends(require_host())]
+
+
+def make_router(host: Host) -> APIRouter:
+    router = APIRouter(prefix="/incoming")
+    arrivals = host.arrivals
+
+    @router.post("")
+    async def begin(peer: Source, body: AskIncoming) -> IncomingAnswer:
+        """A slot for a journey with a grant of ours; asked again while it waits."""
+        now_wall_s = host.clock.wall_s()
+        grant = check_grant(body.grant, host.identity, vm_uuid=body.vm_uuid, source_peer=peer, now_wall_s=now_wall_s)
+        if grant.vm_name != body.vm:
+            raise NotPermitted("The grant is for another VM.")
+        if not arrivals.knows(body.journey):
+            place = arrivals.place(body.journey)
+            if place:
+                return IncomingAnswer(phase="queued", place=place)
+            if not await host.journal.consume_grant(grant.id, grant.expires_wall_s):
+                arrivals.queue.release(body.journey)
+                raise NotPermitted("The grant has been used already.", remedy="Run the command again for a new one.")
+            await arrivals.admit(body.journey, grant)
+        return IncomingAnswer(phase="reserved")
+
+    @router.post("/{journey}/fitness")
+    async def fitness(peer: Source, journey: str, body: AskFitness, dry_run: bool = False) -> FitnessAnswer:
+        return await arrivals.fitness(journey, peer.name, body, dry_run=dry_run)
+
+    @router.post("/{journey}/skeleton")
+    async def skeleton(peer: Source, journey: str) -> BuildAnswer:
+        return await arrivals.build(journey, peer.name)
+
+    @router.post("/{journey}/listen")
+    async def listen(peer: Source, journey: str, body: AskListen) -> ListenAnswer:
+        return await arrivals.listen(journey, peer.name, body)
+
+    @router.post("/{journey}/arm")
+    async def arm(peer: Source, journey: str) -> OwnershipAnswer:
+        return await arrivals.arm(journey, peer.name)
+
+    @router.post("/{journey}/go")
+    async def go(peer: Source, journey: str, body: AskGo) -> OwnershipAnswer:
+        return await arrivals.go(journey, peer.name, resume=body.resume)
+
+    @router.post("/{journey}/ask")
+    async def ask(peer: Source, journey: str) -> OwnershipAnswer:
+        return await arrivals.ask(journey, peer.name)
+
+    @router.post("/{journey}/abandon")
+    async def abandon(peer: Source, journey: str) -> OwnershipAnswer:
+        return await arrivals.abandon(journey, peer.name)
+
+    @router.get("/{journey}/facts")
+    async def facts(peer: Source, journey: str) -> DestinationFacts:
+        return arrivals.facts(journey, peer.name)
+
+    @router.post("/{journey}/report", status_code=204)
+    async def report(peer: Source, journey: str, body: ReportView) -> None:
+        await host.journal.keep_foreign_report(journey, peer.name, body)
+
+    return router

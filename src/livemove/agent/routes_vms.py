@@ -1,0 +1,95 @@
+"""Routes about the VMs of a host."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Response
+
+from livemove.agent.console import read_console, type_on_console
+from livemove.agent.host import Host
+from livemove.agent.tls_server import require_role
+from livemove.api.client_identity import Peer
+from livemove.api.models import ConsoleChunk, ConsoleInput, DefineVm, VmList, VmView
+from livemove.base.errors import NotPermitted
+from livemove.hypervisor.definition import parse_definition
+from livemove.migration.model import IncomingPhase
+
+Viewer = Annotated[Peer, Depends(require_role("viewer"))]
+Operator = Annotated[Peer, Depends(require_role("operator"))]
+
+_COMMANDS = {"pause": "stop", "resume": "cont", "reset": "system_reset"}
+
+
+def make_router(host: Host) -> APIRouter:
+    router = APIRouter(prefix="/vms")
+    vms = host.vms
+
+    def view(name: str) -> VmView:
+        return vms.view(vms.records.get(name), host.settings.name)
+
+    @router.get("")
+    async def list_vms(peer: Viewer) -> VmList:
+        views = [vms.view(record, host.settings.name) for record in vms.records.all()]
+        here = {entry.name for entry in views if entry.state != "moved"}
+        for arrival in host.arrivals.all():
+            phase = arrival.state.phase
+            if arrival.frozen is None or phase.owns or phase is IncomingPhase.ABANDONED or arrival.record.vm in here:
+                continue
+            views = [entry for entry in views if entry.name != arrival.record.vm]
+            frozen = arrival.frozen
+            views.append(
+                VmView(
+                    name=frozen.name, host=host.settings.name, uuid=frozen.uuid, state="arriving", cpus=frozen.cpus,
+                    memory_bytes=frozen.memory_bytes, journey=arrival.record.id,
+                )
+            )  # fmt: skip
+        return VmList(vms=views)
+
+    @router.post("")
+    async def define(peer: Operator, body: DefineVm) -> VmView:
+        if parse_definition(body.text).extra_arguments and peer.role != "admin":
+            raise NotPermitted("A definition with extra QEMU arguments needs the role admin.")
+        return view((await vms.define(body.text)).name)
+
+    @router.get("/{name}")
+    async def show(peer: Viewer, name: str) -> VmView:
+        return view(name)
+
+    @router.delete("/{name}", status_code=204)
+    async def remove(peer: Operator, name: str) -> Response:
+        await vms.remove(name)
+        return Response(status_code=204)
+
+    @router.post("/{name}/start")
+    async def start(peer: Operator, name: str) -> VmView:
+        await vms.start(name)
+        return view(name)
+
+    @router.post("/{name}/stop")
+    async def stop(peer: Operator, name: str, force: bool = False) -> VmView:
+        await vms.stop(name, force=force)
+        return view(name)
+
+    def add_command(verb: str, command: str) -> None:
+        @router.post(f"/{{name}}/{verb}", name=verb)
+        async def run(peer: Operator, name: str) -> VmView:
+            await vms.command(name, command)
+            await vms.refresh(name)
+            return view(name)
+
+    for verb, command in _COMMANDS.items():
+        add_command(verb, command)
+
+    @router.get("/{name}/console")
+    async def console(peer: Viewer, name: str, offset: Annotated[int, Query(ge=-65536)] = 0) -> ConsoleChunk:
+        vms.records.get(name)
+        return read_console(vms.run_dir(name), offset)
+
+    @router.post("/{name}/console", status_code=204)
+    async def typed(peer: Operator, name: str, body: ConsoleInput) -> Response:
+        vms.running(name)
+        await type_on_console(vms.run_dir(name), body.text)
+        return Response(status_code=204)
+
+    return router

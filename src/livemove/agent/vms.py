@@ -1,0 +1,385 @@
+"""The VMs of this host: started, watched, found again after a restart of the agent.
+
+A QEMU outlives the agent. The guest's own power-off pauses QEMU (``-action shutdown=pause``) instead of ending it, so that
+the agent, and not chance, decides what follows: outside a journey the VM is then stopped in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import pwd
+import uuid as uuids
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from livemove.agent.vm_records import VmRecord, VmRecords, stopped
+from livemove.api.models import VmView
+from livemove.base.errors import AlreadyMoving, Conflict, HypervisorError, LivemoveError, NetworkMissing, NotEnoughMemory, NotRunning
+from livemove.base.settings import HostSettings
+from livemove.base.tasks import cancel_and_wait, spawn
+from livemove.base.units import format_size, parse_size
+from livemove.hypervisor import process as processes
+from livemove.hypervisor.command_line import Place, command_line
+from livemove.hypervisor.definition import Definition, parse_definition
+from livemove.hypervisor.frozen import FrozenVm, definition_digest, freeze
+from livemove.hypervisor.launch import launch
+from livemove.hypervisor.machine_facts import memory_available_bytes
+from livemove.hypervisor.memory import describe_backing, memfd_path, populate
+from livemove.hypervisor.probe import QemuFacts
+from livemove.hypervisor.process import QemuProcess
+from livemove.hypervisor.qmp import Monitor, QmpEvent
+from livemove.network.taps import make_tap, remove_tap, tap_name
+
+_log = logging.getLogger(__name__)
+
+STOP_PATIENCE_S = 30.0
+TAP_TRIES, TAP_PAUSE_S = 100, 0.03
+
+
+@dataclass(slots=True)
+class Running:
+    """A QEMU of this host with its monitor."""
+
+    frozen: FrozenVm
+    process: QemuProcess
+    monitor: Monitor
+    taps: tuple[str, ...]
+    status: str = "running"
+    watch: asyncio.Task[None] | None = None
+    populating: asyncio.Task[int] | None = None
+    unsubscribe: list[Callable[[], None]] = field(default_factory=list)
+
+
+class Vms:
+    """Owner of this host's QEMUs, except those that are still arriving."""
+
+    def __init__(self, settings: Callable[[], HostSettings], facts: QemuFacts, records: VmRecords) -> None:
+        self._settings = settings
+        self.facts = facts
+        self.records = records
+        self._running: dict[str, Running] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+        #: VM name -> journey id, for VMs that are leaving or whose ownership is not known; set by the journeys
+        self.journeys: dict[str, str] = {}
+        #: names whose hand-over is unresolved: nobody may start them
+        self.unresolved: set[str] = set()
+        #: memory promised to VMs that arrive, by journey; set by the incoming side
+        self.reserved_bytes: dict[str, int] = {}
+        #: called with (vm name, reason) when a QEMU ends unexpectedly
+        self.on_death: list[Callable[[str, str], None]] = []
+
+    def lock(self, name: str) -> asyncio.Lock:
+        """Held by whoever changes the VM `name`."""
+        return self._locks.setdefault(name, asyncio.Lock())
+
+    def run_dir(self, name: str) -> Path:
+        """Where the sockets and logs of a VM's QEMU are."""
+        return self._settings().run_dir / "vms" / name
+
+    def running(self, name: str) -> Running:
+        """The QEMU of `name`. Raises UnknownVm, NotRunning."""
+        record = self.records.get(name)
+        found = self._running.get(name)
+        if found is None:
+            where = f"; it moved to {record.moved_to}" if record.moved_to else ""
+            raise NotRunning(f"VM '{name}' is not running on this host{where}.")
+        return found
+
+    def find_running(self, name: str) -> Running | None:
+        return self._running.get(name)
+
+    # Start and stop -------------------------------------------------------------------------------------------------
+
+    async def define(self, text: str) -> VmRecord:
+        """Store a definition; a running VM keeps its frozen one until its next start. Raises BadDefinition."""
+        definition = parse_definition(text)
+        async with self.lock(definition.name):
+            old = self.records.find(definition.name)
+            if old is not None and old.moved_to:
+                raise Conflict(
+                    f"VM '{definition.name}' moved to {old.moved_to}.",
+                    remedy=f"Define it there, or forget this host's record with 'livemove vm remove {definition.name}'.",
+                )
+            record = replace(old, definition=text) if old else VmRecord(definition.name, str(uuids.uuid4()), text)
+            await self.records.put(record)
+            return record
+
+    async def start(self, name: str) -> VmRecord:
+        """Freeze the definition and run it; a VM that runs stays as it is."""
+        async with self.lock(name):
+            record = self.records.get(name)
+            if name in self.unresolved:
+                raise Conflict(f"The hand-over of VM '{name}' is not resolved; starting it could make it run twice.")
+            if record.moved_to:
+                raise Conflict(f"VM '{name}' moved to {record.moved_to}.", remedy="Start it there.")
+            if name in self._running:
+                return record
+            definition = parse_definition(record.definition)
+            frozen = self._freeze(definition, record)
+            self.check_memory(frozen)
+            running = await self.launch(frozen, incoming=False)
+            record = replace(
+                record, frozen=frozen, process=running.process, accelerator=self.facts.accelerator,
+                backing=describe_backing(running.process, frozen),
+            )  # fmt: skip
+            try:
+                await self.records.put(record)
+            except LivemoveError:
+                await self.discard(running)
+                raise
+            self.adopt(running)
+            _log.info("VM %s started, pid %d, %s", name, running.process.pid, self.facts.accelerator)
+            return record
+
+    def _freeze(self, definition: Definition, record: VmRecord) -> FrozenVm:
+        def mac_for(index: int) -> str:
+            # stable across starts, local bit set; QEMU's own prefix stays readable in captures
+            digest = hashlib.sha256(f"{record.uuid}/{index}".encode()).digest()
+            return "52:54:00:" + ":".join(f"{byte:02x}" for byte in digest[:3])
+
+        return freeze(
+            definition, self.facts, uuid=record.uuid, mac_for=mac_for, digest=definition_digest(record.definition)
+        )
+
+    def check_memory(self, frozen: FrozenVm) -> None:
+        """Raises NotEnoughMemory when this host cannot hold the VM beside what it promised."""
+        if frozen.backing == "hugetlb":
+            return  # counted by the kernel apart from MemAvailable; QEMU refuses by itself when too few are free
+        reserve = parse_size(self._settings().memory_reserve)
+        free = memory_available_bytes() - reserve - self.promised_bytes()
+        if frozen.memory_bytes > free:
+            raise NotEnoughMemory(
+                f"VM '{frozen.name}' needs {format_size(frozen.memory_bytes)}, and this host has {format_size(max(free, 0))} "
+                f"beyond its promises and the reserve of {format_size(reserve)}.",
+                where=self._settings().name,
+            )
+
+    def promised_bytes(self) -> int:
+        """Memory that running VMs may still take and that arriving VMs were promised."""
+        promised = sum(self.reserved_bytes.values())
+        for running in self._running.values():
+            resident = 0
+            path = memfd_path(running.process, running.frozen)
+            with contextlib.suppress(OSError):
+                resident = path.stat().st_blocks * 512 if path is not None else running.frozen.memory_bytes
+            promised += max(0, running.frozen.memory_bytes - resident)
+        return promised
+
+    async def launch(self, frozen: FrozenVm, *, incoming: bool) -> Running:
+        """Start a QEMU with its taps; nothing is left when it fails."""
+        settings = self._settings()
+        owner = pwd.getpwnam(settings.qemu_user).pw_uid if settings.qemu_user else None
+        run_dir = self.run_dir(frozen.name)
+        taps: list[str] = []
+        try:
+            for index, nic in enumerate(frozen.nics):
+                if nic.tap:
+                    taps.append(nic.tap)
+                    continue
+                name = tap_name(frozen.name, frozen.uuid, index)
+                await asyncio.to_thread(make_tap, name, nic.bridge, owner_uid=owner)
+                taps.append(name)
+            place = Place(run_dir, self.facts.accelerator, tuple(taps), Path("/dev/vhost-net").exists())
+            argv = command_line(frozen, place, qemu=self.facts.path, incoming=incoming)
+            process = await launch(frozen.name, argv, run_dir, user=settings.qemu_user)
+            try:
+                monitor = await Monitor.connect(run_dir / "qmp.sock", name=frozen.name)
+            except LivemoveError:
+                await processes.kill(process, grace_s=0)
+                raise
+        except BaseException:
+            await self._remove_taps(frozen, taps)
+            raise
+        running = Running(frozen, process, monitor, tuple(taps))
+        if frozen.populate:
+            running.populating = spawn(populate(process, frozen), name=f"populate memory of {frozen.name}")
+        return running
+
+    async def discard(self, running: Running, *, grace_s: float = 0.0) -> None:
+        """End a QEMU and take away everything that belonged to it; may be called twice."""
+        for unsubscribe in running.unsubscribe:
+            unsubscribe()
+        await cancel_and_wait(running.populating)
+        if running.watch is not asyncio.current_task():
+            await cancel_and_wait(running.watch)
+        await processes.kill(running.process, grace_s=grace_s)
+        await running.monitor.close()
+        await self._remove_taps(running.frozen, list(running.taps))
+        if self._running.get(running.frozen.name) is running:
+            del self._running[running.frozen.name]
+        for name in ("qmp.sock", "console.sock"):
+            (self.run_dir(running.frozen.name) / name).unlink(missing_ok=True)
+
+    async def _remove_taps(self, frozen: FrozenVm, taps: list[str]) -> None:
+        for nic, tap in zip(frozen.nics, taps, strict=False):
+            if not nic.tap:
+                await self._remove_tap(tap)
+
+    async def _remove_tap(self, tap: str) -> None:
+        """The kernel lets go of a killed process's tap a little after the process has gone."""
+        for patience in range(TAP_TRIES):
+            try:
+                return await asyncio.to_thread(remove_tap, tap)
+            except NetworkMissing:
+                if patience == TAP_TRIES - 1:
+                    raise
+                await asyncio.sleep(TAP_PAUSE_S)
+
+    def adopt(self, running: Running) -> None:
+        """Watch a QEMU from now on as one of this host's VMs."""
+        self._running[running.frozen.name] = running
+        running.unsubscribe.append(running.monitor.listen(lambda event: self._heard(running, event)))
+        running.watch = spawn(self._watch(running), name=f"watch VM {running.frozen.name}")
+
+    def _heard(self, running: Running, event: QmpEvent) -> None:
+        name = running.frozen.name
+        if event.name == "RESUME":
+            running.status = "running"
+        elif event.name in ("STOP", "GUEST_PANICKED", "BLOCK_IO_ERROR"):
+            spawn(self._read_status(running), name=f"status of VM {name}")
+        elif event.name == "SHUTDOWN" and name not in self.journeys:
+            running.status = "shutdown"
+            spawn(self._stop_powered_off(name), name=f"stop VM {name}, which powered off")
+
+    async def _read_status(self, running: Running) -> None:
+        with contextlib.suppress(HypervisorError):
+            running.status = str((await running.monitor.execute("query-status"))["status"])
+
+    async def _stop_powered_off(self, name: str) -> None:
+        async with self.lock(name):
+            if name in self._running and name not in self.journeys:
+                _log.info("VM %s powered itself off", name)
+                await self.stopped_in_order(name)
+
+    async def _watch(self, running: Running) -> None:
+        await processes.wait_gone(running.process)
+        name = running.frozen.name
+        if self._running.get(name) is not running:
+            return
+        _log.error("QEMU of VM %s (pid %d) ended unexpectedly", name, running.process.pid)
+        await self.discard(running)
+        record = self.records.find(name)
+        if record is not None and record.process == running.process and name not in self.unresolved:
+            await self.records.put(stopped(record))
+        for told in self.on_death:
+            told(name, f"its QEMU (pid {running.process.pid}) ended unexpectedly")
+
+    async def stopped_in_order(self, name: str, *, moved_to: str = "", grace_s: float = 5.0) -> None:
+        """End the QEMU of `name` and note that it is stopped (or moved); the caller holds the lock."""
+        running = self._running.pop(name, None)
+        if running is not None:
+            await self.discard(running, grace_s=grace_s)
+        await self.records.put(stopped(self.records.get(name), moved_to=moved_to))
+
+    async def stop(self, name: str, *, force: bool) -> VmRecord:
+        """Power the guest off, with `force` at once. Raises Conflict when the guest does not react in 30 s."""
+        async with self.lock(name):
+            running = self._running.get(name)
+            record = self.records.get(name)
+            if running is None:
+                return record
+            self._refuse_moving(name)
+            if not force and running.status == "running":
+                with running.monitor.events("SHUTDOWN") as heard:
+                    await running.monitor.execute("system_powerdown")
+                    try:
+                        async with asyncio.timeout(STOP_PATIENCE_S):
+                            await heard.get()
+                    except TimeoutError as error:
+                        raise Conflict(
+                            f"The guest of VM '{name}' has not powered off within {STOP_PATIENCE_S:.0f} s.",
+                            remedy=f"Use 'livemove vm stop --force {name}'.",
+                        ) from error
+            await self.stopped_in_order(name)
+            return self.records.get(name)
+
+    def _refuse_moving(self, name: str) -> None:
+        if name in self.journeys:
+            raise AlreadyMoving(f"VM '{name}' is being moved by journey {self.journeys[name]}.")
+
+    async def command(self, name: str, command: str) -> None:
+        """``stop``, ``cont`` or ``system_reset``; refused while nobody may run the VM."""
+        running = self.running(name)
+        if name in self.unresolved:
+            raise Conflict(f"The hand-over of VM '{name}' is under way or not resolved; nobody may run it now.")
+        await running.monitor.execute(command)
+
+    async def refresh(self, name: str) -> None:
+        """Read the run state now instead of waiting for QEMU's event."""
+        await self._read_status(self.running(name))
+
+    async def remove(self, name: str) -> None:
+        """Forget a stopped or moved VM. Raises Conflict when it runs."""
+        async with self.lock(name):
+            self.records.get(name)
+            if name in self._running:
+                raise Conflict(f"VM '{name}' is running.", remedy=f"Stop it first with 'livemove vm stop {name}'.")
+            self._refuse_moving(name)
+            await self.records.remove(name)
+
+    # Views and restarts ---------------------------------------------------------------------------------------------
+
+    def view(self, record: VmRecord, host: str) -> VmView:
+        """What people see of one VM."""
+        running = self._running.get(record.name)
+        frozen = record.frozen
+        state = running.status if running else "moved" if record.moved_to else "stopped"
+        if record.name in self.unresolved:
+            state = "unknown"
+        elif record.name in self.journeys and running:
+            state = "leaving" if running.status == "running" else running.status
+        return VmView(
+            name=record.name, host=host, uuid=record.uuid, state=state, accelerator=record.accelerator,
+            cpus=frozen.cpus if frozen else 0, memory_bytes=frozen.memory_bytes if frozen else 0,
+            memory_backing=record.backing, pid=running.process.pid if running else None, moved_to=record.moved_to,
+            journey=self.journeys.get(record.name, ""), definition=record.definition,
+            edited=frozen is not None and frozen.definition_digest != definition_digest(record.definition),
+            frozen=frozen.model_dump(mode="json") if frozen else None,
+        )  # fmt: skip
+
+    async def find_again(self) -> None:
+        """After a restart of the agent: adopt the QEMUs that still run, note those that ended meanwhile."""
+        for record in self.records.all():
+            if record.process is None or record.frozen is None:
+                continue
+            if not processes.find(record.process):
+                _log.warning("VM %s ended while the agent was away", record.name)
+                await self.note_ended(record)
+                continue
+            try:
+                monitor = await Monitor.connect(self.run_dir(record.name) / "qmp.sock", name=record.name)
+            except LivemoveError as error:
+                _log.error("QEMU of VM %s runs but does not answer: %s", record.name, error)
+                continue
+            running = Running(record.frozen, record.process, monitor, self._taps_of(record.frozen))
+            await self._read_status(running)
+            self.adopt(running)
+            _log.info("VM %s found again, pid %d, %s", record.name, record.process.pid, running.status)
+
+    def _taps_of(self, frozen: FrozenVm) -> tuple[str, ...]:
+        return tuple(nic.tap or tap_name(frozen.name, frozen.uuid, index) for index, nic in enumerate(frozen.nics))
+
+    async def note_ended(self, record: VmRecord) -> None:
+        """Take away what a QEMU that ended unseen left behind."""
+        assert record.frozen is not None and record.process is not None
+        await processes.remove_cgroup(record.process.cgroup)
+        await self._remove_taps(record.frozen, list(self._taps_of(record.frozen)))
+        await self.records.put(stopped(record))
+
+    async def stop_powered_off(self) -> None:
+        """Stop VMs whose guest powered off while the agent was away; called once journeys are known."""
+        for name in [n for n, r in self._running.items() if r.status == "shutdown" and n not in self.journeys]:
+            await self._stop_powered_off(name)
+
+    async def close(self) -> None:
+        """Let go of the QEMUs, which run on."""
+        for running in list(self._running.values()):
+            for unsubscribe in running.unsubscribe:
+                unsubscribe()
+            await cancel_and_wait(running.watch, running.populating)
+            await running.monitor.close()
+        self._running.clear()

@@ -1,0 +1,387 @@
+"""One agent, as its clients call it: people's commands, and the agent of the host at the other end of a journey.
+
+Every method is one request of the HTTP API, named by its meaning and typed by ``api.models``. A request ends in one of
+four ways:
+
+    the answer        a model, checked
+    a refusal         the error that the agent sent (``ErrorBody``), as its own class, ``where`` naming the host
+    no answer         AgentUnreachable, or NotPermitted when a certificate was refused; for ``go`` and ``ask`` LinkLost
+    a false answer    PeerViolation: not what the API says, or longer than 16 MiB; for ``go`` and ``ask`` LinkLost
+
+LinkLost from ``go`` and ``ask`` means that the destination may own the VM or not: the caller must ask again, never guess.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self, TypeVar
+from urllib.parse import quote
+
+import httpx
+from pydantic import ValidationError
+
+from livemove.api import trust
+from livemove.api.client_identity import Identity
+from livemove.api.models import (
+    AskFitness,
+    AskGo,
+    AskGrant,
+    AskIncoming,
+    AskJourney,
+    AskListen,
+    BuildAnswer,
+    ChangeSettings,
+    ClientBlackout,
+    ClusterView,
+    ConsoleChunk,
+    ConsoleInput,
+    DefineVm,
+    DestinationFacts,
+    ErrorBody,
+    EventList,
+    FitnessAnswer,
+    GrantAnswer,
+    HostView,
+    IncomingAnswer,
+    JourneyList,
+    JourneyView,
+    ListenAnswer,
+    Model,
+    OwnershipAnswer,
+    PlanView,
+    ReportList,
+    ReportView,
+    VmList,
+    VmView,
+)
+from livemove.base.errors import (
+    AgentUnreachable,
+    LinkLost,
+    LivemoveError,
+    PeerViolation,
+    UnknownJourney,
+    UnknownVm,
+    error_from_json,
+)
+from livemove.base.settings import NAME
+
+MAX_ANSWER_BYTES = 16 << 20
+# a start waits for QEMU to come up, a stop for the guest to go down, a plan for the other host's checks
+LONG_ANSWER_S = 120.0
+
+M = TypeVar("M", bound=Model)
+Query = Mapping[str, str | int | bool]
+
+
+class AgentClient:
+    """Requests to the agent of one host, for the length of ``async with``; they may overlap.
+
+    :param host_name: the name that the agent must prove by its certificate.
+    :param address: ``IP:PORT`` of the agent.
+    :param context: the TLS context, for callers that have many clients of one identity; else made from `identity`.
+    :param http: sends the requests instead of a connection of our own, for tests; it is closed at the end.
+
+    Entering raises NoIdentity when the identity's files do not fit, BadSetting for a malformed address.
+    """
+
+    def __init__(
+        self,
+        identity: Identity | None,
+        host_name: str,
+        address: str,
+        *,
+        context: ssl.SSLContext | None = None,
+        http: httpx.AsyncClient | None = None,
+    ) -> None:
+        self.host_name = host_name
+        self.address = address
+        self._identity = identity
+        self._context = context
+        self._http = http
+
+    async def __aenter__(self) -> Self:
+        if self._http is None:
+            if self._context is None:
+                assert self._identity is not None
+                self._context = trust.client_context(self._identity)
+            self._http = trust.client_with(
+                self._context, self.host_name, self.address, trust.CONNECT_TIMEOUT_S, trust.ANSWER_TIMEOUT_S
+            )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections. May be called twice."""
+        if self._http is not None:
+            await self._http.aclose()
+            self._http = None
+
+    # Host and cluster -------------------------------------------------------------------------------------------------
+
+    async def host(self) -> HostView:
+        """What the host says of itself."""
+        return await self._ask(HostView, "GET", "/host")
+
+    async def change_settings(self, changes: Mapping[str, str]) -> HostView:
+        """Change settings, all or none. Raises BadSetting."""
+        return await self._ask(HostView, "PATCH", "/host", ChangeSettings(changes=dict(changes)))
+
+    async def cluster(self) -> ClusterView:
+        """The hosts that this one knows."""
+        return await self._ask(ClusterView, "GET", "/cluster")
+
+    async def metrics(self) -> str:
+        """Prometheus metrics, as text."""
+        return (await self._exchange("GET", "/metrics")).decode(errors="replace")
+
+    # VMs --------------------------------------------------------------------------------------------------------------
+
+    async def vms(self) -> list[VmView]:
+        """The VMs of this host, those that moved away included."""
+        return (await self._ask(VmList, "GET", "/vms")).vms
+
+    async def define_vm(self, text: str) -> VmView:
+        """Define a VM, or change its definition for the next start. Raises BadDefinition."""
+        return await self._ask(VmView, "POST", "/vms", DefineVm(text=text))
+
+    async def vm(self, name: str) -> VmView:
+        """One VM. Raises UnknownVm."""
+        return await self._ask(VmView, "GET", _vm_path(name))
+
+    async def remove_vm(self, name: str) -> None:
+        """Forget a stopped VM; its disks stay. Raises UnknownVm, Conflict."""
+        await self._exchange("DELETE", _vm_path(name))
+
+    async def start_vm(self, name: str, *, timeout_s: float = LONG_ANSWER_S) -> VmView:
+        return await self._ask(VmView, "POST", _vm_path(name, "start"), timeout_s=timeout_s)
+
+    async def stop_vm(self, name: str, *, force: bool = False, timeout_s: float = LONG_ANSWER_S) -> VmView:
+        """Ask the guest to power off, or with `force` end its QEMU at once."""
+        return await self._ask(VmView, "POST", _vm_path(name, "stop"), query={"force": force}, timeout_s=timeout_s)
+
+    async def pause_vm(self, name: str) -> VmView:
+        return await self._ask(VmView, "POST", _vm_path(name, "pause"))
+
+    async def resume_vm(self, name: str) -> VmView:
+        return await self._ask(VmView, "POST", _vm_path(name, "resume"))
+
+    async def reset_vm(self, name: str) -> VmView:
+        return await self._ask(VmView, "POST", _vm_path(name, "reset"))
+
+    async def console(self, name: str, offset: int = 0) -> ConsoleChunk:
+        """A part of the log from byte `offset`, or its last ``-offset`` bytes if negative; empty: nothing more yet."""
+        return await self._ask(ConsoleChunk, "GET", _vm_path(name, "console"), query={"offset": offset})
+
+    async def type_on_console(self, name: str, text: str) -> None:
+        await self._exchange("POST", _vm_path(name, "console"), ConsoleInput(text=text))
+
+    # Journeys ---------------------------------------------------------------------------------------------------------
+
+    async def ask_grant(self, vm: str, vm_uuid: str, source: str) -> str:
+        """The permission of this host, as destination, for one journey. Raises NotPermitted."""
+        return (await self._ask(GrantAnswer, "POST", "/grants", AskGrant(vm=vm, vm_uuid=vm_uuid, source=source))).token
+
+    async def plan_journey(self, body: AskJourney, *, timeout_s: float = LONG_ANSWER_S) -> PlanView:
+        """What this host, as source, would do; nothing is changed."""
+        return await self._ask(PlanView, "POST", "/plans", body, timeout_s=timeout_s)
+
+    async def start_journey(self, body: AskJourney) -> JourneyView:
+        """Begin a journey from this host. Raises AlreadyMoving, UnknownVm and what else the API says."""
+        return await self._ask(JourneyView, "POST", "/journeys", body)
+
+    async def journeys(self, *, ended: bool = False) -> list[JourneyView]:
+        """The journeys from and to this host; with `ended` also those on record that have ended."""
+        return (await self._ask(JourneyList, "GET", "/journeys", query={"all": ended})).journeys
+
+    async def journey(self, name: str) -> JourneyView:
+        """One journey by its id, or the newest one of a VM by the VM's name. Raises UnknownJourney."""
+        return await self._ask(JourneyView, "GET", _journey_path(name))
+
+    async def cancel_journey(self, name: str) -> JourneyView:
+        """Ask for the end of a journey; it has ended when its view is terminal."""
+        return await self._ask(JourneyView, "POST", _journey_path(name, "cancel"))
+
+    async def journey_events(self, name: str, *, after: int = 0) -> EventList:
+        """Events of one journey on this host with a higher number than `after`."""
+        return await self._ask(EventList, "GET", _journey_path(name, "events"), query={"after": after})
+
+    async def events(self, *, after: int = 0, limit: int | None = None) -> EventList:
+        """Events of all journeys on this host with a higher number than `after`, `limit` at most."""
+        query = {"after": after} if limit is None else {"after": after, "limit": limit}
+        return await self._ask(EventList, "GET", "/events", query=query)
+
+    async def report(self, name: str) -> ReportView:
+        """The report of a journey that has ended. Raises UnknownJourney, Conflict while it is under way."""
+        return await self._ask(ReportView, "GET", _journey_path(name, "report"))
+
+    async def reports(self, *, limit: int | None = None) -> list[ReportView]:
+        """The newest reports of this host, `limit` at most."""
+        query = {} if limit is None else {"limit": limit}
+        return (await self._ask(ReportList, "GET", "/reports", query=query)).reports
+
+    async def add_client_blackout(self, name: str, longest_gap_ms: float) -> ReportView:
+        """Add to a report what a probe on the VM's network saw."""
+        path = _journey_path(name, "client-blackout")
+        return await self._ask(ReportView, "POST", path, ClientBlackout(longest_gap_ms=longest_gap_ms))
+
+    # Between agents: the source's requests to the destination ---------------------------------------------------------
+
+    async def begin_incoming(self, body: AskIncoming) -> IncomingAnswer:
+        """Present the grant and ask for a slot; may be repeated to learn the place in the queue."""
+        return await self._ask(IncomingAnswer, "POST", "/incoming", body)
+
+    async def check_fitness(
+        self, journey: str, body: AskFitness, *, dry_run: bool = False, timeout_s: float = LONG_ANSWER_S
+    ) -> FitnessAnswer:
+        """Whether the VM can run there; memory is reserved unless `dry_run`."""
+        path = _incoming_path(journey, "fitness")
+        return await self._ask(FitnessAnswer, "POST", path, body, query={"dry_run": dry_run}, timeout_s=timeout_s)
+
+    async def build_skeleton(self, journey: str, *, timeout_s: float = LONG_ANSWER_S) -> BuildAnswer:
+        """Make the VM's empty twin and our own listener for the probe."""
+        return await self._ask(BuildAnswer, "POST", _incoming_path(journey, "skeleton"), timeout_s=timeout_s)
+
+    async def listen(self, journey: str, body: AskListen) -> ListenAnswer:
+        """Let the destination's QEMU listen, set up as agreed."""
+        return await self._ask(ListenAnswer, "POST", _incoming_path(journey, "listen"), body)
+
+    async def arm(self, journey: str) -> OwnershipAnswer:
+        """Have it journaled that the VM may be handed over."""
+        return await self._ask(OwnershipAnswer, "POST", _incoming_path(journey, "arm"))
+
+    async def go(self, journey: str, body: AskGo, *, timeout_s: float = trust.ANSWER_TIMEOUT_S) -> OwnershipAnswer:
+        """Hand the VM over. Raises LinkLost when it is not known whether it was; only an answer is binding."""
+        path = _incoming_path(journey, "go")
+        return await self._ask(OwnershipAnswer, "POST", path, body, timeout_s=timeout_s, hand_over=True)
+
+    async def ask(self, journey: str, *, timeout_s: float = trust.ANSWER_TIMEOUT_S) -> OwnershipAnswer:
+        """Who owns the VM? Raises LinkLost when there was no answer; only an answer is binding."""
+        path = _incoming_path(journey, "ask")
+        return await self._ask(OwnershipAnswer, "POST", path, timeout_s=timeout_s, hand_over=True)
+
+    async def abandon(self, journey: str, *, timeout_s: float = trust.ANSWER_TIMEOUT_S) -> OwnershipAnswer:
+        """Have everything of the journey removed there, unless the destination owns the VM; its answer is binding."""
+        return await self._ask(OwnershipAnswer, "POST", _incoming_path(journey, "abandon"), timeout_s=timeout_s)
+
+    async def facts(self, journey: str) -> DestinationFacts:
+        """What the destination adds to the report."""
+        return await self._ask(DestinationFacts, "GET", _incoming_path(journey, "facts"))
+
+    async def keep_report(self, journey: str, report: ReportView) -> None:
+        """Give the destination the report, for its own history."""
+        await self._exchange("POST", _incoming_path(journey, "report"), report)
+
+    # One request ------------------------------------------------------------------------------------------------------
+
+    async def _ask(
+        self,
+        answer: type[M],
+        method: str,
+        path: str,
+        body: Model | None = None,
+        *,
+        query: Query | None = None,
+        timeout_s: float = trust.ANSWER_TIMEOUT_S,
+        hand_over: bool = False,
+    ) -> M:
+        data = await self._exchange(method, path, body, query=query, timeout_s=timeout_s, hand_over=hand_over)
+        try:
+            return answer.model_validate_json(data)
+        except ValidationError as error:
+            what = f"no {answer.__name__}: {error.errors(include_url=False, include_input=False)[0]['msg']}"
+            raise self._no_answer(self._violation(method, path, what), hand_over) from error
+
+    async def _exchange(
+        self,
+        method: str,
+        path: str,
+        body: Model | None = None,
+        *,
+        query: Query | None = None,
+        timeout_s: float = trust.ANSWER_TIMEOUT_S,
+        hand_over: bool = False,
+    ) -> bytes:
+        """The bytes of a 2xx answer; see the module's docstring for what is raised."""
+        assert self._http is not None, "AgentClient is used outside 'async with'"
+        # compressed answers could be far longer than they look
+        headers = {"Accept-Encoding": "identity"}
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        timeout = httpx.Timeout(timeout_s, connect=min(trust.CONNECT_TIMEOUT_S, timeout_s))
+        content = body.model_dump_json().encode() if body is not None else None
+        try:
+            async with (
+                asyncio.timeout(timeout_s),
+                self._http.stream(
+                    method, path, params=dict(query or {}), content=content, headers=headers, timeout=timeout
+                ) as response,
+            ):
+                status, data = response.status_code, await self._read(response, method, path)
+        except TimeoutError as error:
+            late = AgentUnreachable(
+                f"The agent of '{self.host_name}' at {self.address} did not answer within {timeout_s:g} s.",
+                where=self.host_name,
+            )
+            raise self._no_answer(late, hand_over) from error
+        except trust.LINK_FAILURES as error:
+            failure = trust.explain_failure(error, self.host_name, self.address)
+            raise self._no_answer(failure, hand_over) from error
+        except PeerViolation as error:
+            raise self._no_answer(error, hand_over) from error.__cause__
+        if 200 <= status < 300:
+            return data
+        try:
+            refusal = ErrorBody.model_validate_json(data)
+        except ValidationError as error:
+            violation = self._violation(method, path, f"status {status} and no error of livemove's")
+            raise self._no_answer(violation, hand_over) from error
+        refused = error_from_json(refusal.model_dump())
+        refused.where = refused.where or self.host_name
+        raise refused
+
+    async def _read(self, response: httpx.Response, method: str, path: str) -> bytes:
+        if response.headers.get("content-encoding", "identity") != "identity":
+            raise self._violation(method, path, "an encoding that was not asked for")
+        data = bytearray()
+        async for part in response.aiter_raw():
+            data += part
+            if len(data) > MAX_ANSWER_BYTES:
+                raise self._violation(method, path, f"more than {MAX_ANSWER_BYTES >> 20} MiB")
+        return bytes(data)
+
+    def _violation(self, method: str, path: str, what: str) -> PeerViolation:
+        return PeerViolation(
+            f"The agent of '{self.host_name}' answered {method} {path} with {what}.", where=self.host_name
+        )
+
+    def _no_answer(self, error: LivemoveError, hand_over: bool) -> LivemoveError:
+        if not hand_over:
+            return error
+        return LinkLost(
+            f"'{self.host_name}' gave no valid answer about who owns the VM: {error.message}",
+            remedy="The source keeps the VM paused and asks again until it knows.",
+            where=self.host_name,
+        )
+
+
+def _vm_path(name: str, *rest: str) -> str:
+    if not NAME.fullmatch(name):
+        raise UnknownVm(f"'{name[:80]}' cannot be a VM's name.")
+    return "/".join(("/vms", quote(name, safe=""), *rest))
+
+
+def _journey_path(name: str, *rest: str) -> str:
+    if not NAME.fullmatch(name):
+        raise UnknownJourney(f"'{name[:80]}' is neither a journey's id nor a VM's name.")
+    return "/".join(("/journeys", quote(name, safe=""), *rest))
+
+
+def _incoming_path(journey: str, rest: str) -> str:
+    return f"/incoming/{quote(journey, safe='')}/{rest}"

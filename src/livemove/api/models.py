@@ -1,0 +1,424 @@
+"""What agents and clients say to each other: the bodies of the HTTP API.
+
+Every model forbids unknown keys and bounds its strings and lists, so that a peer cannot make the other side hold more than
+is meant here. ``docs/api.md`` lists the routes.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Name = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+Id = Annotated[str, Field(min_length=4, max_length=64, pattern=r"^[A-Za-z0-9-]+$")]
+Text = Annotated[str, Field(max_length=4096)]
+Document = Annotated[str, Field(max_length=262_144)]
+Token = Annotated[str, Field(max_length=8192)]
+
+
+class Model(BaseModel):
+    """Base of all bodies."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ErrorBody(Model):
+    """The body of every answer that is not 2xx; see base/errors.py."""
+
+    code: str
+    exit_code: int
+    message: str
+    remedy: str
+    where: str | None = None
+    details: dict[str, Any] = {}
+
+
+# VMs ------------------------------------------------------------------------------------------------------------------
+
+
+class DefineVm(Model):
+    """A definition as its author wrote it (TOML)."""
+
+    text: Document
+
+
+class VmView(Model):
+    """One VM on one host.
+
+    :param state: ``stopped``, ``running``, ``paused``, ``io-error``, ``guest-panicked``, ``shutdown``, ``moved``,
+        ``arriving``, ``leaving`` or ``unknown`` (a hand-over is not resolved: nobody may start it).
+    :param edited: the definition was changed since the start; the frozen one is what runs and what moves.
+    """
+
+    name: str
+    host: str
+    uuid: str = ""
+    state: str
+    accelerator: str = ""
+    cpus: int = 0
+    memory_bytes: int = 0
+    memory_backing: str = ""
+    pid: int | None = None
+    moved_to: str = ""
+    journey: str = ""
+    edited: bool = False
+    definition: str = ""
+    frozen: dict[str, Any] | None = None
+
+
+class VmList(Model):
+    vms: list[VmView]
+
+
+class ConsoleInput(Model):
+    """What is typed on a VM's console, as text."""
+
+    text: Annotated[str, Field(max_length=4096)]
+
+
+class ConsoleChunk(Model):
+    """A part of a VM's console log, from byte `offset`; ask again with `next_offset`."""
+
+    text: str
+    next_offset: int
+
+
+# Hosts ----------------------------------------------------------------------------------------------------------------
+
+
+class HostView(Model):
+    """What a host says of itself."""
+
+    name: str
+    livemove_version: str
+    settings: dict[str, Any]
+    qemu: dict[str, Any]
+    memory_total_bytes: int
+    memory_available_bytes: int
+    memory_promised_bytes: int
+    cores: int
+    idle_cores: float
+    outgoing: list[str] = []
+    outgoing_waiting: list[str] = []
+    incoming: list[str] = []
+    incoming_waiting: list[str] = []
+
+
+class ChangeSettings(Model):
+    """New values by setting name, as typed."""
+
+    changes: dict[Annotated[str, Field(max_length=64)], Text]
+
+
+# Journeys -------------------------------------------------------------------------------------------------------------
+
+
+class AskGrant(Model):
+    """A person asks the destination for its permission."""
+
+    vm: Name
+    vm_uuid: Id
+    source: Name
+
+
+class GrantAnswer(Model):
+    token: Token
+
+
+class JourneyOptions(Model):
+    """What the caller may choose; None: the host's setting."""
+
+    option: Literal["auto", "tcp", "compression"] | None = None
+    downtime_s: Annotated[float, Field(gt=0, le=3600)] | None = None
+    deadline_s: Annotated[float, Field(gt=0, le=30 * 86400)] | None = None
+    throttle: bool = False
+    channels: Annotated[int, Field(ge=0, le=64)] | None = None
+    max_bandwidth_bytes_per_s: Annotated[int, Field(gt=0)] | None = None
+
+
+class AskJourney(Model):
+    """A person asks the source to move a VM.
+
+    :param grant: the destination's; may be empty only for a dry run.
+    :param dry_run: check everything, change nothing, answer with a plan.
+    """
+
+    vm: Name
+    destination: Name
+    grant: Token
+    options: JourneyOptions = JourneyOptions()
+    dry_run: bool = False
+    asked_monotonic_s: float | None = None
+
+
+class NegotiatedRow(Model):
+    """One line of the table of negotiated features (N19)."""
+
+    feature: str
+    source: bool
+    destination: bool
+    used: bool
+    reason: str
+
+
+class PlanView(Model):
+    """What a journey would do."""
+
+    vm: str
+    source: str
+    destination: str
+    option: str
+    option_reason: str
+    engine: str
+    channels: int
+    compression: str
+    tls: bool
+    tls_reason: str
+    migration_address: str
+    memory_bytes: int
+    downtime_s: float
+    deadline_s: float | None
+    max_bandwidth_bytes_per_s: int
+    negotiated: list[NegotiatedRow]
+    notes: list[str] = []
+
+
+class StepView(Model):
+    """One of the ten steps; `ms` is None until it has ended."""
+
+    step: int
+    name: str
+    state: Literal["waiting", "running", "done", "skipped", "failed"]
+    ms: float | None = None
+
+
+class ProgressView(Model):
+    """The copy as it stands."""
+
+    elapsed_s: float = 0.0
+    round: int = 0
+    total_bytes: int = 0
+    remaining_bytes: int = 0
+    transferred_bytes: int = 0
+    rate_bytes_per_s: float = 0.0
+    wire_rate_bytes_per_s: float = 0.0
+    dirty_bytes_per_s: float = 0.0
+    eta_s: float | None = None
+    downtime_forecast_s: float | None = None
+    latch_s: float = 0.0
+    throttle_percent: int = 0
+
+
+class EventView(Model):
+    """One event of a journey, on either host; `event_id` is the Hyper-V number where there is one (#110-#116)."""
+
+    number: int
+    at: str
+    host: str
+    level: str
+    event_id: int | None
+    correlation: str
+    vm: str
+    vm_uuid: str
+    source: str
+    destination: str
+    text: str
+
+
+class EventList(Model):
+    events: list[EventView]
+
+
+class JourneyView(Model):
+    """A journey as its source (or destination) sees it now."""
+
+    id: str
+    vm: str
+    vm_uuid: str
+    role: Literal["source", "destination"]
+    source: str
+    destination: str
+    phase: str
+    owner: str
+    terminal: bool
+    person: str
+    queue_place: int = 0
+    option: str = ""
+    steps: list[StepView] = []
+    progress: ProgressView | None = None
+    error: ErrorBody | None = None
+    started: str = ""
+    last_note: str = ""
+    events_count: int = 0
+
+
+class JourneyList(Model):
+    journeys: list[JourneyView]
+
+
+# Between the two agents -----------------------------------------------------------------------------------------------
+
+
+class OfferBody(Model):
+    """policy.transport.Offer on the wire."""
+
+    version: tuple[int, int, int]
+    accelerator: str
+    capabilities: Annotated[list[str], Field(max_length=256)]
+    parameters: Annotated[list[str], Field(max_length=256)]
+    compressions: Annotated[list[str], Field(max_length=32)]
+    tls_psk: bool
+    cores: int
+    idle_cores: float
+    link_bytes_per_s: int
+
+
+class AskIncoming(Model):
+    """The source presents the destination's grant and asks for a slot."""
+
+    journey: Id
+    vm: Name
+    vm_uuid: Id
+    grant: Token
+
+
+class IncomingAnswer(Model):
+    """Where the journey is at the destination; `place` > 0: it waits for a slot there."""
+
+    phase: str
+    place: int = 0
+
+
+class AskFitness(Model):
+    """The frozen definition, and the newer text if it was edited since the start."""
+
+    frozen: Document
+    definition: Document
+    source_accelerator: str
+
+
+class FitnessAnswer(Model):
+    """What the destination can do; it has reserved the memory unless this was a dry run."""
+
+    offer: OfferBody
+    migration_address: str
+    trusted_networks: list[str]
+    notes: list[str] = []
+
+
+class BuildAnswer(Model):
+    """The skeleton runs; `probe_port` is where our own listener waits for the source's probe."""
+
+    probe_port: int
+    probe_nonce: str
+    qemu_ms: float
+
+
+class AskListen(Model):
+    """What the destination's QEMU is set to, and the key of this journey (empty: no TLS)."""
+
+    capabilities: Annotated[list[str], Field(max_length=64)]
+    parameters: dict[Annotated[str, Field(max_length=64)], int | str | bool]
+    psk_hex: Annotated[str, Field(max_length=128)]
+    source_address: Annotated[str, Field(max_length=64)]
+
+
+class ListenAnswer(Model):
+    address: str
+    port: int
+
+
+class AskGo(Model):
+    """The ownership passes with this request."""
+
+    resume: bool
+
+
+class OwnershipAnswer(Model):
+    """The destination's word, as journaled; `owned` false is binding."""
+
+    owned: bool
+    running: bool = False
+    reason: str = ""
+    journal_ms: float = 0.0
+    resume_ms: float = 0.0
+
+
+class DestinationFacts(Model):
+    """For the report, after the hand-over."""
+
+    cpu_seconds: float
+    agent_cpu_seconds: float
+    vm_state: str
+
+
+# Reports --------------------------------------------------------------------------------------------------------------
+
+
+class ReportView(Model):
+    """What a journey did, for people and programs; kept in the history of both hosts."""
+
+    id: str
+    vm: str
+    vm_uuid: str
+    source: str
+    destination: str
+    person: str
+    outcome: Literal["completed", "failed", "cancelled", "ended"]
+    owner: str
+    code: str
+    reason: str
+    remedy: str
+    started: str
+    ended: str
+    option: str
+    option_reason: str
+    engine: str
+    channels: int
+    compression: str
+    tls: bool
+    memory_bytes: int
+    total_ms: float
+    copy_ms: float | None = None
+    command_to_first_byte_ms: float | None = None
+    downtime_qemu_ms: float | None = None
+    downtime_ms: float | None = None
+    downtime_client_ms: float | None = None
+    blackout_parts_ms: dict[str, float] = {}
+    steps: list[StepView] = []
+    rounds: int = 0
+    wire_bytes: int = 0
+    ram_bytes: int = 0
+    normal_pages: int = 0
+    zero_pages: int = 0
+    page_bytes: int = 4096
+    mean_rate_bytes_per_s: float = 0.0
+    source_cpu_seconds: float = 0.0
+    destination_cpu_seconds: float | None = None
+    throttled_percent: int = 0
+    arrived_as: str = ""
+    negotiated: list[NegotiatedRow] = []
+    decisions: list[str] = []
+    notes: list[str] = []
+
+
+class ReportList(Model):
+    reports: list[ReportView]
+
+
+class ClientBlackout(Model):
+    """What a probe on the VM's network saw; added to the report by whoever ran the probe."""
+
+    longest_gap_ms: Annotated[float, Field(ge=0, le=1e9)]
+
+
+# Cluster --------------------------------------------------------------------------------------------------------------
+
+
+class ClusterView(Model):
+    """cluster_map.ClusterMap on the wire."""
+
+    authority: str
+    serial: int
+    hosts: dict[str, str]

@@ -1,0 +1,331 @@
+"""Starting a QEMU that outlives the agent.
+
+1. the VM's run directory and log                       (ours, 0700)
+2. its cgroup, or systemd unit                          (never the agent's: it would die with it)
+3. the process                                          (own session, no pipe or descriptor of ours)
+4. wait until QEMU obeys on QMP, or has ended           (then its own last words are the error)
+
+systemd starts it only where it runs *and* shares the agent's network namespace: a unit would be in the host's namespace,
+not in that of an agent in a lab, and would not find its taps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import os
+import pwd
+import shutil
+import signal
+from pathlib import Path
+
+from livemove.base.errors import Conflict, CpuUnsupported, MissingPrerequisite, QemuFailed
+from livemove.base.tasks import cancel_and_wait, spawn
+from livemove.hypervisor.command_line import CONSOLE_SOCKET, QMP_SOCKET
+from livemove.hypervisor.memory import describe_backing, memfd_path, populate
+from livemove.hypervisor.process import QemuProcess, find, kill, remove_cgroup, start_ticks, wait_gone
+
+__all__ = [
+    "QemuProcess",
+    "describe_backing",
+    "find",
+    "kill",
+    "launch",
+    "log_tail",
+    "memfd_path",
+    "populate",
+    "remove_cgroup",
+    "systemd_run_arguments",
+    "wait_gone",
+]
+
+QEMU_LOG = "qemu.log"
+# How often the QMP socket is tried; QEMU takes some 20 ms to answer.
+_POLL_S = 0.005
+# sun_path of a UNIX socket address, with its final zero.
+_SOCKET_PATH_BYTES = 108
+
+_log = logging.getLogger(__name__)
+
+
+async def launch(
+    name: str, argv: list[str], run_dir: Path, *, user: str = "", start_timeout_s: float = 20
+) -> QemuProcess:
+    """Start QEMU and return when it answers on ``run_dir/qmp.sock``.
+
+    :param argv: from :func:`livemove.hypervisor.command_line.command_line`.
+    :param user: unprivileged user that QEMU runs as; empty: the agent's own.
+    :raise MissingPrerequisite: the program or the user is not there, or `run_dir` is too long for a socket's path.
+    :raise Conflict: a QEMU already answers in `run_dir`.
+    :raise CpuUnsupported: QEMU cannot give the guest the CPU model.
+    :raise QemuFailed: QEMU ended at once (the message is its own) or did not answer in time.
+
+    If it raises, or is cancelled, there is no process and no cgroup.
+    """
+    _check_prerequisites(argv[0], run_dir, user)
+    await _make_run_dir(name, run_dir, user)
+    if _systemd_serves_us():
+        process = await _start_by_systemd(name, argv, run_dir, user)
+    else:
+        process = _start_detached(name, argv, run_dir, user)
+    try:
+        await _until_it_answers(process, run_dir, start_timeout_s)
+    except BaseException:
+        await kill(process, grace_s=0)
+        raise
+    return process
+
+
+def log_tail(run_dir: Path, *, lines: int = 8) -> str:
+    """The last lines that QEMU wrote to its log; empty when there are none."""
+    try:
+        with (run_dir / QEMU_LOG).open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 16384))
+            text = file.read().decode(errors="replace")
+    except FileNotFoundError:
+        return ""
+    return "\n".join([line for line in text.splitlines() if line.strip()][-lines:])
+
+
+# 1. The run directory -------------------------------------------------------------------------------------------------
+
+
+def _check_prerequisites(qemu: str, run_dir: Path, user: str) -> None:
+    if shutil.which(qemu) is None:
+        raise MissingPrerequisite(f"The program '{qemu}' is not on this host.")
+    longest = len(os.fsencode(run_dir / CONSOLE_SOCKET)) + 1
+    if longest > _SOCKET_PATH_BYTES:
+        raise MissingPrerequisite(
+            f"The directory {run_dir} is {longest - _SOCKET_PATH_BYTES} bytes too long for the sockets in it.",
+            remedy="Set a shorter 'run_dir' on that host.",
+        )
+    if user:
+        try:
+            pwd.getpwnam(user)
+        except KeyError as error:
+            raise MissingPrerequisite(
+                f"There is no user '{user}' on this host.", remedy="Create the user, or change 'qemu_user'."
+            ) from error
+
+
+async def _make_run_dir(name: str, run_dir: Path, user: str) -> None:
+    run_dir.mkdir(parents=True, exist_ok=True)
+    run_dir.chmod(0o700)
+    if user:
+        entry = pwd.getpwnam(user)
+        os.chown(run_dir, entry.pw_uid, entry.pw_gid)
+    if await _listens(run_dir / QMP_SOCKET):
+        raise Conflict(f"A QEMU of {name} already answers in {run_dir}.")
+    for socket in (QMP_SOCKET, CONSOLE_SOCKET):
+        (run_dir / socket).unlink(missing_ok=True)
+    log = run_dir / QEMU_LOG
+    if log.exists():
+        log.replace(log.with_suffix(".log.old"))
+
+
+# 2 and 3. Cgroup and process, without systemd -------------------------------------------------------------------------
+
+# Joins its cgroup before there is a QEMU, so that every thread and page is accounted there from the first on.
+_JOIN_AND_EXEC = 'umask 077; if [ -n "$1" ]; then echo $$ >"$1/cgroup.procs" || exit 126; fi; shift; exec "$@"'
+
+
+def _start_detached(name: str, argv: list[str], run_dir: Path, user: str) -> QemuProcess:
+    cgroup = _make_cgroup(name, run_dir)
+    as_user = ["setpriv", f"--reuid={user}", f"--regid={pwd.getpwnam(user).pw_gid}", "--init-groups"] if user else []
+    pid = os.posix_spawn(
+        "/bin/sh",
+        ["sh", "-c", _JOIN_AND_EXEC, "livemove", cgroup or "", *as_user, *argv],
+        {"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8", "HOME": "/"},
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, run_dir / QEMU_LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ],
+        setsid=True,
+        setsigmask=(),
+        setsigdef=(signal.SIGPIPE, signal.SIGINT, signal.SIGHUP, signal.SIGTERM),
+    )
+    # Our child cannot have been collected yet, so the number is still its own even if it has ended.
+    process = QemuProcess(name, pid, start_ticks(pid) or 0, cgroup, None)
+    _collect_when_it_ends(process)
+    return process
+
+
+def _collect_when_it_ends(process: QemuProcess) -> None:
+    """No zombie is left while the agent lives; after it, QEMU is a child of init."""
+    loop, pidfd = asyncio.get_running_loop(), os.pidfd_open(process.pid)
+
+    def collect() -> None:
+        loop.remove_reader(pidfd)
+        os.close(pidfd)
+        with contextlib.suppress(ChildProcessError):
+            _, status = os.waitpid(process.pid, os.WNOHANG)
+            code = os.waitstatus_to_exitcode(status)
+            how = f"by signal {-code}" if code < 0 else f"with status {code}"
+            _log.info("QEMU of %s (process %d) ended %s", process.name, process.pid, how)
+
+    loop.add_reader(pidfd, collect)
+
+
+def cgroup2_mount(mountinfo: str) -> Path | None:
+    """Where cgroup2 is mounted, from the text of ``/proc/self/mountinfo``; None when it is not."""
+    for line in mountinfo.splitlines():
+        place, _, kind = line.partition(" - ")
+        if kind.startswith("cgroup2 "):
+            return Path(place.split()[4].encode().decode("unicode_escape"))
+    return None
+
+
+def _make_cgroup(name: str, run_dir: Path) -> str | None:
+    """The VM's own cgroup; None, with a warning, where there is no cgroup2 or it cannot be written.
+
+    Its name holds a digest of `run_dir`, because two agents on one machine (a lab) may both have a VM of that name.
+    """
+    mount = cgroup2_mount(Path("/proc/self/mountinfo").read_text())
+    if mount is None:
+        _log.warning("QEMU of %s stays in the agent's cgroup: no cgroup2 is mounted", name)
+        return None
+    digest = hashlib.sha256(os.fsencode(run_dir.resolve())).hexdigest()[:8]
+    cgroup = mount / "livemove" / f"vm-{name}-{digest}"
+    try:
+        with contextlib.suppress(FileNotFoundError):  # the last VM of another agent just removed the one above
+            cgroup.mkdir(parents=True, exist_ok=True)
+        cgroup.mkdir(parents=True, exist_ok=True)
+        writable = os.access(cgroup / "cgroup.procs", os.W_OK)
+    except OSError as error:
+        _log.warning("QEMU of %s stays in the agent's cgroup: %s", name, error)
+        return None
+    if not writable:
+        _log.warning("QEMU of %s stays in the agent's cgroup: %s cannot be written", name, cgroup)
+        return None
+    return str(cgroup)
+
+
+# 2 and 3. With systemd ------------------------------------------------------------------------------------------------
+
+
+def _systemd_serves_us() -> bool:
+    try:
+        same_network = Path("/proc/1/ns/net").stat().st_ino == Path("/proc/self/ns/net").stat().st_ino
+    except PermissionError:
+        return False
+    return same_network and Path("/run/systemd/system").is_dir() and shutil.which("systemd-run") is not None
+
+
+def systemd_run_arguments(name: str, argv: list[str], run_dir: Path, *, user: str = "") -> list[str]:
+    """What starts QEMU as a transient unit in a slice of its own. Tested as a table only: not yet tried under systemd."""
+    log = run_dir / QEMU_LOG
+    properties = {
+        "KillMode": "mixed",
+        "LimitMEMLOCK": "infinity",
+        "LimitNOFILE": "65536",
+        "OOMPolicy": "stop",
+        "UMask": "0077",
+        "StandardInput": "null",
+        "StandardOutput": f"append:{log}",
+        "StandardError": f"append:{log}",
+    }
+    if user:
+        properties["User"] = user
+    return [
+        "systemd-run",
+        f"--unit={unit_name(name)}",
+        "--slice=livemove.slice",
+        f"--description=livemove VM {name}",
+        "--collect",
+        "--quiet",
+        *(f"--property={key}={value}" for key, value in properties.items()),
+        "--",
+        *argv,
+    ]
+
+
+def unit_name(name: str) -> str:
+    """The unit of a VM's QEMU."""
+    return f"livemove-vm-{name}.service"
+
+
+async def _start_by_systemd(name: str, argv: list[str], run_dir: Path, user: str) -> QemuProcess:
+    qemu = shutil.which(argv[0]) or argv[0]
+    await _output_of(*systemd_run_arguments(name, [qemu, *argv[1:]], run_dir, user=user))
+    shown = await _output_of("systemctl", "show", "--property=MainPID", "--value", unit_name(name))
+    pid = int(shown) if shown.isdecimal() else 0
+    started = start_ticks(pid) if pid else None
+    if started is None:
+        raise QemuFailed(f"QEMU of {name} ended at once: {log_tail(run_dir) or 'it wrote nothing to its log'}")
+    return QemuProcess(name, pid, started, None, unit_name(name))
+
+
+async def _output_of(*command: str) -> str:
+    child = await asyncio.create_subprocess_exec(
+        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    output, _ = await child.communicate()
+    text = output.decode(errors="replace").strip()
+    if child.returncode:
+        raise QemuFailed(f"'{command[0]}' failed with status {child.returncode}: {text[-500:]}")
+    return text
+
+
+# 4. Waiting -----------------------------------------------------------------------------------------------------------
+
+
+async def _until_it_answers(process: QemuProcess, run_dir: Path, start_timeout_s: float) -> None:
+    answers = spawn(_until_it_obeys(run_dir / QMP_SOCKET), name=f"start of {process.name}")
+    ended = spawn(wait_gone(process), name=f"early end of {process.name}")
+    try:
+        await asyncio.wait({answers, ended}, timeout=start_timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        if answers.done():
+            return await answers
+        words = log_tail(run_dir) or "it wrote nothing to its log"
+        if "support requested feature" in words:
+            raise CpuUnsupported(f"QEMU cannot give {process.name} its CPU model on this host: {words}")
+        if ended.done():
+            raise QemuFailed(f"QEMU of {process.name} ended at its start: {words}")
+        raise QemuFailed(f"QEMU of {process.name} did not answer within {start_timeout_s:g} s of its start: {words}")
+    finally:
+        await cancel_and_wait(answers, ended)
+
+
+async def _until_it_obeys(socket: Path) -> None:
+    while not await _obeys(socket):  # noqa: ASYNC110  (QEMU tells nobody when its socket is there)
+        await asyncio.sleep(_POLL_S)
+
+
+async def _listens(socket: Path) -> bool:
+    """Whether a QEMU is there; it greets one client only, so no greeting is waited for."""
+    try:
+        _, writer = await asyncio.open_unix_connection(str(socket))
+    except OSError:
+        return False
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
+    return True
+
+
+async def _obeys(socket: Path) -> bool:
+    """Whether a QEMU obeys there; waits for it once it has accepted the connection.
+
+    The greeting alone proves little: a thread of the monitor sends it while the machine is still being built, which may
+    fail yet. Commands are carried out by the main loop, which starts when the machine stands.
+    """
+    if not socket.exists():
+        return False
+    try:
+        reader, writer = await asyncio.open_unix_connection(str(socket))
+    except OSError:
+        return False
+    try:
+        if not (await reader.readline()).startswith(b'{"QMP"'):
+            return False
+        writer.write(b'{"execute": "qmp_capabilities"}')
+        return (await reader.readline()).startswith(b'{"return"')
+    except (OSError, ValueError):
+        return False
+    finally:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()

@@ -1,0 +1,368 @@
+"""Carrying out the commands of a journey at its source, with the direct engine."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from livemove.api.client import AgentClient
+from livemove.api.models import (
+    AskFitness,
+    AskGo,
+    AskIncoming,
+    AskListen,
+    DestinationFacts,
+    FitnessAnswer,
+    OfferBody,
+    OwnershipAnswer,
+)
+from livemove.base.clock import Clock
+from livemove.base.errors import Bug, LivemoveError, MigrationBlocked, PortClosed, QemuGone
+from livemove.base.tasks import cancel_and_wait, spawn
+from livemove.hypervisor.frozen import FrozenVm, refuse_unmigratable
+from livemove.hypervisor.qmp import Monitor
+from livemove.migration import commands as do
+from livemove.migration import events as on
+from livemove.migration.commands import Command
+from livemove.migration.direct import DirectSource, multifd_parameters
+from livemove.migration.events import Event
+from livemove.migration.journal import Record
+from livemove.migration.ledger import Ledger
+from livemove.migration.model import GuestRun, State
+from livemove.migration.receiving import probe_port
+from livemove.migration.threads import MigrationCpu
+from livemove.migration.watching import SourceWatch
+from livemove.policy.transport import Agreement, Offer, Wish, agree
+
+_log = logging.getLogger(__name__)
+
+SAMPLE_INTERVAL_S = 0.1
+KEEPALIVE_S = 5.0
+#: A GO that is not answered in this time is asked about; asking again and again starts here and slows down to the last.
+GO_PATIENCE_S = 8.0
+ASK_INTERVALS_S = (0.2, 0.5, 1.0, 2.0, 5.0)
+ABANDON_PATIENCE_S = 3.0
+
+
+class SourceVm(Protocol):
+    """What the owner of the source's VMs offers to a journey."""
+
+    frozen: FrozenVm
+    definition: str
+    monitor: Monitor
+    pid: int
+    accelerator: str
+
+    async def remove(self, moved_to: str) -> None:
+        """The VM is the destination's: end this QEMU and free what belonged to it."""
+
+    async def stop_powered_off(self) -> None:
+        """The guest powered off: end its QEMU in order, keep its definition."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where a journey goes and by what rules.
+
+    :param tls_off: whether the network to an address is marked as trusted here.
+    """
+
+    grant: str
+    wish: Wish
+    max_bandwidth_bytes_per_s: int
+    prepare_timeout_s: float
+    key_dir: Path
+    qemu_uid: int | None
+    trusted: Callable[[str, list[str]], bool]
+    source_address: Callable[[str], Awaitable[str]]
+    own_offer: Callable[[str], Awaitable[Offer]]
+
+
+@dataclass(slots=True)
+class Findings:
+    """What became known on the way; the report reads it."""
+
+    fitness: FitnessAnswer | None = None
+    agreement: Agreement | None = None
+    migration_address: str = ""
+    place: int = 0
+    probe_port: int = 0
+    probe_nonce: str = ""
+    port: int = 0
+    hand_over: OwnershipAnswer | None = None
+    destination: DestinationFacts | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def offer_from(body: OfferBody) -> Offer:
+    """A peer's offer as the policy reads it."""
+    return Offer(
+        body.version, body.accelerator, frozenset(body.capabilities), frozenset(body.parameters),
+        frozenset(body.compressions), body.tls_psk, body.cores, body.idle_cores, body.link_bytes_per_s,
+    )  # fmt: skip
+
+
+class DirectDeparture:
+    """Effects of one journey; see runner.Effects."""
+
+    def __init__(
+        self, record: Record, vm: SourceVm, client: AgentClient, route: Route, ledger: Ledger, clock: Clock,
+        post: Callable[[Event], None], wait_for_slot: Callable[[], Awaitable[None]],
+    ) -> None:  # fmt: skip
+        self.record = record
+        self.findings = Findings()
+        self.engine = DirectSource(vm.monitor, clock)
+        self.cpu = MigrationCpu(vm.pid)
+        self.agent_cpu_start_s = time.process_time()
+        self._vm = vm
+        self._client = client
+        self._route = route
+        self._ledger = ledger
+        self._clock = clock
+        self._post = post
+        self._wait_for_slot = wait_for_slot
+        self._watch = SourceWatch(vm.monitor, ledger, post)
+        self._sampling: asyncio.Task[None] | None = None
+        self._round_began = asyncio.Event()
+        self._asked = 0
+        self._configured = False
+
+    @property
+    def memory_bytes(self) -> int:
+        """Size of the VM's memory."""
+        return self._vm.frozen.memory_bytes
+
+    def watch(self) -> None:
+        """Hear QEMU's events from now on."""
+        self._watch.on_round = self._round_began.set
+        self._watch.start()
+
+    async def perform(self, command: Command, state: State) -> Event | None:
+        match command:
+            case do.RequestSlot():
+                await self._wait_for_slot()
+                return on.SlotGranted()
+            case do.AskPermission():
+                return await self._ask_permission()
+            case do.CheckFitness():
+                return await self._check_fitness()
+            case do.BuildSkeleton():
+                built = await self._client.build_skeleton(self.record.id, timeout_s=self._route.prepare_timeout_s)
+                self.findings.probe_port, self.findings.probe_nonce = built.probe_port, built.probe_nonce
+                return on.SkeletonBuilt()
+            case do.OpenConnection():
+                return await self._open_connection()
+            case do.StartCopy():
+                return await self._start_copy()
+            case do.ArmHandOver():
+                await self._client.arm(self.record.id)
+                return on.HandOverArmed()
+            case do.OpenLatch():
+                await self._adjust(self.engine.open_latch(command.latch_s, command.rate_bytes_per_s))
+                return None
+            case do.ThrottleGuest():
+                await self._adjust(self.engine.throttle(command.percent))
+                return None
+            case do.SendGo():
+                return await self._send_go(resume=command.resume)
+            case do.AskDestination():
+                return await self._ask_destination()
+            case do.CancelCopy():
+                return await self._cancel_copy(resume=command.resume)
+            case do.AbandonDestination():
+                return await self._abandon()
+            case do.RemoveSource():
+                return await self._remove_source()
+            case do.StopSourceVm():
+                await self._stop_watching()
+                await self._vm.stop_powered_off()
+                return None
+        raise Bug(f"The direct engine does not know {type(command).__name__}.")
+
+    # Steps 2 to 5 ---------------------------------------------------------------------------------------------------
+
+    async def _ask_permission(self) -> Event:
+        body = AskIncoming(
+            journey=self.record.id, vm=self.record.vm, vm_uuid=self.record.vm_uuid, grant=self._route.grant
+        )
+        while True:
+            answer = await self._client.begin_incoming(body)
+            self.findings.place = answer.place
+            if answer.place == 0:
+                return on.PermissionGiven()
+            await asyncio.sleep(0.3)
+
+    async def _check_fitness(self) -> Event:
+        refuse_unmigratable(self._vm.frozen)
+        reasons = await self.engine.blocked_reasons()
+        if reasons:
+            raise MigrationBlocked(f"QEMU cannot migrate VM '{self.record.vm}' now: {'; '.join(reasons)}")
+        fitness = await self._client.check_fitness(
+            self.record.id, self.fitness_question(), timeout_s=self._route.prepare_timeout_s
+        )
+        await self.negotiate(fitness)
+        return on.FitnessConfirmed()
+
+    def fitness_question(self) -> AskFitness:
+        return AskFitness(
+            frozen=self._vm.frozen.model_dump_json(),
+            definition=self._vm.definition,
+            source_accelerator=self._vm.accelerator,
+        )
+
+    async def negotiate(self, fitness: FitnessAnswer) -> Agreement:
+        """What this journey uses, from both offers. Raises what policy.transport.agree raises."""
+        address = fitness.migration_address
+        own = await self._route.own_offer(address)
+        wish = self._route.wish
+        if self._route.trusted(address, fitness.trusted_networks):
+            wish = Wish(wish.option, wish.channels, wish.compression_level, False, wish.may_throttle)
+        agreement = agree(own, offer_from(fitness.offer), wish)
+        self.findings.fitness, self.findings.agreement = fitness, agreement
+        self.findings.migration_address = address
+        self.findings.notes.extend(fitness.notes)
+        return agreement
+
+    async def _open_connection(self) -> Event:
+        agreement = self._agreed()
+        address = self.findings.migration_address
+        await probe_port(address, self.findings.probe_port, self.findings.probe_nonce)
+        source_address = await self._route.source_address(address)
+        if not source_address:
+            raise PortClosed(f"The source has no route to {address}.")
+        psk_hex = secrets.token_hex(32) if agreement.tls else ""
+        asked = AskListen(
+            capabilities=[name for name in agreement.capabilities if name != "auto-converge"],
+            parameters=multifd_parameters(agreement), psk_hex=psk_hex, source_address=source_address,
+        )  # fmt: skip
+        self._configured = True
+        listening, _ = await asyncio.gather(
+            self._client.listen(self.record.id, asked),
+            self.engine.configure(
+                agreement, psk_hex=psk_hex, psk_dir=self._route.key_dir,
+                max_bandwidth_bytes_per_s=self._route.max_bandwidth_bytes_per_s, owner_uid=self._route.qemu_uid,
+            ),
+        )  # fmt: skip
+        self.findings.port = listening.port
+        return on.ConnectionOpened()
+
+    def _agreed(self) -> Agreement:
+        assert self.findings.agreement is not None
+        return self.findings.agreement
+
+    # Steps 6 to 8 ---------------------------------------------------------------------------------------------------
+
+    async def _start_copy(self) -> Event:
+        await self.engine.start(self.findings.migration_address, self.findings.port)
+        self._ledger.first_byte_s = self.engine.started_monotonic_s
+        self._sampling = spawn(self._sample(), name=f"sample {self.record.id}")
+        return on.CopyStarted()
+
+    async def _sample(self) -> None:
+        """Read the counters ten times a second and at once when a round begins; a sign of life now and then."""
+        alive_s = self._clock.monotonic_s()
+        while True:
+            try:
+                async with asyncio.timeout(SAMPLE_INTERVAL_S):
+                    await self._round_began.wait()
+            except TimeoutError:
+                pass
+            self._round_began.clear()
+            try:
+                sample = await self.engine.sample()
+            except QemuGone:
+                return
+            except LivemoveError as error:
+                _log.warning("journey %s: counters could not be read: %s", self.record.id, error)
+                continue
+            self.cpu.read()
+            if sample is not None:
+                self._post(on.ProgressSampled(sample))
+            if self._clock.monotonic_s() - alive_s > KEEPALIVE_S:
+                alive_s = self._clock.monotonic_s()
+                spawn(self._say_alive(), name=f"sign of life of {self.record.id}")
+
+    async def _say_alive(self) -> None:
+        with contextlib.suppress(LivemoveError):
+            await self._client.facts(self.record.id)
+
+    @staticmethod
+    async def _adjust(change: Awaitable[None]) -> None:
+        try:
+            await change
+        except LivemoveError as error:
+            # the copy may just have ended; if it has not, the next round decides again
+            _log.info("a migration parameter was not changed: %s", error)
+
+    # Steps 9 and 10 -------------------------------------------------------------------------------------------------
+
+    async def _send_go(self, *, resume: bool) -> Event:
+        self._ledger.go_s = self._clock.monotonic_s()
+        try:
+            answer = await self._client.go(self.record.id, AskGo(resume=resume), timeout_s=GO_PATIENCE_S)
+        except LivemoveError as error:
+            return on.DestinationSilent(error.message)
+        return self._answered(answer)
+
+    def _answered(self, answer: OwnershipAnswer) -> Event:
+        self.findings.hand_over = answer
+        if answer.owned:
+            self._ledger.answered_s = self._clock.monotonic_s()
+            return on.DestinationOwned()
+        return on.DestinationDisowned(answer.reason or "it does not own the VM")
+
+    async def _ask_destination(self) -> Event:
+        await asyncio.sleep(ASK_INTERVALS_S[min(self._asked, len(ASK_INTERVALS_S) - 1)])
+        self._asked += 1
+        try:
+            answer = await self._client.ask(self.record.id, timeout_s=GO_PATIENCE_S)
+        except LivemoveError as error:
+            return on.DestinationSilent(error.message)
+        return self._answered(answer)
+
+    async def _cancel_copy(self, *, resume: bool) -> Event:
+        await self._stop_sampling()
+        try:
+            await self.engine.cancel(resume=resume)
+        except QemuGone as error:
+            return on.SourceQemuDied(error.message)
+        return on.CopyCancelled()
+
+    async def _abandon(self) -> Event:
+        try:
+            await self._client.abandon(self.record.id, timeout_s=ABANDON_PATIENCE_S)
+        except LivemoveError as error:
+            note = f"The destination could not be told to clean up ({error.message}); it does so by itself within a minute or at its next start."
+            self.findings.notes.append(note)
+        return on.DestinationAbandoned()
+
+    async def _remove_source(self) -> Event:
+        await self._stop_watching()
+        with contextlib.suppress(LivemoveError):
+            await self.engine.read()
+        with contextlib.suppress(LivemoveError):
+            self.findings.destination = await self._client.facts(self.record.id)
+        await self._vm.remove(self.record.destination)
+        return on.SourceRemoved()
+
+    async def _stop_sampling(self) -> None:
+        await cancel_and_wait(self._sampling)
+        self._sampling = None
+
+    async def _stop_watching(self) -> None:
+        self._watch.close()
+        await self._stop_sampling()
+
+    async def finish(self, state: State) -> None:
+        await self._stop_watching()
+        if self._configured:
+            await self.engine.forget()
+        if state.guest is GuestRun.POWERED_OFF and not state.phase.terminal:
+            _log.warning("journey %s ended with its guest powered off", self.record.id)

@@ -1,0 +1,143 @@
+"""The shell of a journey at its source: one loop that feeds events to the rules and commands to the effects.
+
+There are no decisions here. What reaches the disk before what is written in :meth:`JourneyRunner._journal`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+from livemove.base.clock import Clock
+from livemove.base.errors import Bug, LivemoveError
+from livemove.base.tasks import spawn
+from livemove.migration import commands as do
+from livemove.migration import events as on
+from livemove.migration.commands import Command
+from livemove.migration.events import Event
+from livemove.migration.journal import Journal, Record
+from livemove.migration.ledger import Ledger
+from livemove.migration.machine import IllegalEvent, step
+from livemove.migration.model import Phase, State
+
+_log = logging.getLogger(__name__)
+
+
+class Effects(Protocol):
+    """Whoever carries commands out: the direct engine, a later one, a test."""
+
+    async def perform(self, command: Command, state: State) -> Event | None:
+        """Carry `command` out; its outcome as an event, None when it has none.
+
+        A LivemoveError becomes StepFailed.
+        """
+
+    async def finish(self, state: State) -> None:
+        """The journey is over: let go of everything. Must not raise."""
+
+
+class JourneyRunner:
+    """Runs one journey to its end."""
+
+    def __init__(
+        self, record: Record, state: State, effects: Effects, journal: Journal, ledger: Ledger, clock: Clock,
+        on_change: Callable[[State, str], None] = lambda state, cause: None,
+    ) -> None:  # fmt: skip
+        self.record = record
+        self.state = state
+        self.ledger = ledger
+        self.decisions: list[str] = []
+        self.done = asyncio.Event()
+        self._effects = effects
+        self._journal_of = journal
+        self._clock = clock
+        self._on_change = on_change
+        self._events: asyncio.Queue[Event] = asyncio.Queue(maxsize=1000)
+        self._story: list[str] = []
+
+    def post(self, event: Event) -> None:
+        """Tell the journey what happened; may be called from any callback in the loop."""
+        if not self.done.is_set():
+            self._events.put_nowait(event)
+
+    async def run(self) -> State:
+        """Until a terminal phase; the journey's errors are in the state, only a Bug is raised."""
+        try:
+            while not self.state.phase.terminal:
+                await self._turn(await self._events.get())
+        finally:
+            await self._effects.finish(self.state)
+            self.done.set()
+        return self.state
+
+    async def _turn(self, event: Event) -> None:
+        before = self.state
+        cause = type(event).__name__
+        self._story = [*self._story, f"{before.phase.name} {cause}"][-30:]
+        try:
+            self.state, commands = step(before, event)
+        except IllegalEvent as error:
+            story = " > ".join(self._story)
+            _log.error("journey %s: %s (story: %s)", self.record.id, error, story)
+            await self._journal_of.add_event(self.record, f"Internal: {error}. Story: {story}", level="error")
+            return
+        if self.state.phase is not before.phase:
+            self.ledger.enter(self.state.phase, self._clock.monotonic_s())
+        hurried = any(isinstance(command, do.SendGo) for command in commands)
+        if not hurried:
+            await self._journal(before, cause)
+        for command in commands:
+            self._issue(command)
+        if hurried:
+            # both journals are armed: a restart asks the destination whether or not this line is there
+            await self._journal(before, cause)
+        self._on_change(self.state, cause)
+
+    async def _journal(self, before: State, cause: str) -> None:
+        """What a restarted agent must know is durable before any command that follows from it.
+
+        ARMED before a GO is possible, the destination's ownership before the source's remains are removed, the end of the
+        journey before its VM may be started anew. The rest may be lost with the power, since the QEMUs are lost with it.
+        """
+        state = self.state
+        if (state.phase, state.owner, state.armed, state.copied, state.guest) == (
+            before.phase, before.owner, before.armed, before.copied, before.guest,
+        ):  # fmt: skip
+            return
+        durable = state.armed is not before.armed or state.owner is not before.owner or state.phase.terminal
+        durable = durable and state.phase is not Phase.HANDING_OVER
+        try:
+            await self._journal_of.save(self.record, state, cause, durable=durable, closed=state.phase.terminal)
+        except LivemoveError as error:
+            # before the hand-over the journey ends; from the GO on the destination's journal decides, and ours catches up
+            _log.error("journey %s: the journal cannot be written: %s", self.record.id, error)
+            if state.armed is not before.armed:
+                self.state = before
+                self.post(on.StepFailed(error.code, error.message, error.remedy))
+
+    def _issue(self, command: Command) -> None:
+        match command:
+            case do.Note():
+                self.decisions = [*self.decisions, command.text][-200:]
+                spawn(self._journal_of.add_event(self.record, command.text, level=command.level), name="note")
+            case do.Finish():
+                pass  # run() ends by the phase
+            case _:
+                if isinstance(command, do.OpenLatch | do.ThrottleGuest):
+                    self.decisions = [*self.decisions, command.reason][-200:]
+                    spawn(self._journal_of.add_event(self.record, command.reason), name="note")
+                spawn(self._perform(command), name=f"{type(command).__name__} of {self.record.id}")
+
+    async def _perform(self, command: Command) -> None:
+        try:
+            outcome = await self._effects.perform(command, self.state)
+        except LivemoveError as error:
+            outcome = on.StepFailed(error.code, error.message, error.remedy)
+        except Exception as error:
+            _log.exception("journey %s: %s failed", self.record.id, type(command).__name__)
+            bug = Bug(f"{type(command).__name__} failed: {type(error).__name__}: {error}")
+            outcome = on.StepFailed(bug.code, bug.message, bug.remedy)
+        if outcome is not None:
+            self.post(outcome)
