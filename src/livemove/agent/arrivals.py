@@ -39,7 +39,7 @@ from livemove.hypervisor import process as processes
 from livemove.hypervisor.frozen import FrozenVm
 from livemove.hypervisor.launch import log_tail
 from livemove.migration.direct import configure_qemu, forget_credentials, remove_keys
-from livemove.migration.incoming import Answer, Effect, RefusedRequest, Request, step
+from livemove.migration.incoming import QEMU_ENDED, Answer, Effect, RefusedRequest, Request, step
 from livemove.migration.journal import DESTINATION, Journal, Record
 from livemove.migration.model import Incoming, IncomingPhase
 from livemove.migration.receiving import LoadedWatch, PortProbe, admit_only, listen_in_qemu, remove_filter
@@ -53,6 +53,9 @@ _PARAMETERS = frozenset({"multifd-channels", "multifd-compression", "multifd-zst
 #: A source that is silent for this long before it has sent everything is given up; it asks every few seconds.
 SILENCE_S = 60.0
 LOAD_PATIENCE_S = 10.0
+#: The source hears of our QEMU's death by its broken connection, which may be a moment before we do.
+DYING_S = 0.05
+SOURCE_ENDED = "the source ended the journey"
 
 
 @dataclass(slots=True)
@@ -239,8 +242,19 @@ class Arrivals:
         )
 
     async def abandon(self, journey: str, source: str) -> OwnershipAnswer:
-        """The source ended the journey."""
-        return await self._ownership(journey, source, Request.ABANDON, reason="the source ended the journey")
+        """The source ended the journey; the answer says so when it was our QEMU that ended first."""
+        arrival = self._arrivals.get(journey)
+        reason = SOURCE_ENDED
+        if arrival is not None and arrival.running is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(DYING_S):
+                    await arrival.running.monitor.closed.wait()
+                    reason = self._last_words(arrival)
+        return await self._ownership(journey, source, Request.ABANDON, reason=reason)
+
+    def _last_words(self, arrival: Arrival) -> str:
+        tail = log_tail(self._vms.run_dir(arrival.record.vm), lines=2)
+        return f"{QEMU_ENDED}: {tail or 'without a word'}"
 
     async def _ownership(
         self, journey: str, source: str, request: Request, *, resume: bool = False, reason: str = ""
@@ -427,7 +441,7 @@ class Arrivals:
             await processes.kill(found, grace_s=0)
 
     async def _tell_abandoned(self, arrival: Arrival, reason: str) -> None:
-        level, number = ("info", None) if reason == "the source ended the journey" else ("error", 22040)
+        level, number = ("info", None) if reason == SOURCE_ENDED else ("error", 22040)
         await self._journal.add_event(
             arrival.record,
             f"The arrival of VM {arrival.record.vm} was abandoned: {reason}.",
@@ -448,9 +462,8 @@ class Arrivals:
             ):
                 return
             arrival.running.watch = None
-            tail = log_tail(self._vms.run_dir(arrival.record.vm), lines=2)
             with contextlib.suppress(RefusedRequest):
-                await self._request(arrival, Request.QEMU_DIED, reason=f"its QEMU ended: {tail or 'without a word'}")
+                await self._request(arrival, Request.QEMU_DIED, reason=self._last_words(arrival))
 
     async def _watch_source(self, arrival: Arrival) -> None:
         """Give a silent source up, unless everything has arrived and it may have lost only its voice."""

@@ -18,7 +18,15 @@ from pathlib import Path
 
 from livemove.agent.vm_records import VmRecord, VmRecords, stopped
 from livemove.api.models import VmView
-from livemove.base.errors import AlreadyMoving, Conflict, HypervisorError, LivemoveError, NetworkMissing, NotEnoughMemory, NotRunning
+from livemove.base.errors import (
+    AlreadyMoving,
+    Conflict,
+    HypervisorError,
+    LivemoveError,
+    NetworkMissing,
+    NotEnoughMemory,
+    NotRunning,
+)
 from livemove.base.settings import HostSettings
 from livemove.base.tasks import cancel_and_wait, spawn
 from livemove.base.units import format_size, parse_size

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from livemove.base.units import format_rate, format_size
-from livemove.cli.output import print_json, say, table, warn
+from livemove.cli.output import Usage, print_json, say, table, warn
 from livemove.cli.verb import AsJson, group, verb
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ async def status(name: LabName = "lab", as_json: AsJson = False) -> None:
         _print_status(state)
 
 
-@app.command("run", context_settings={"allow_interspersed_args": False, "ignore_unknown_options": True})
+@app.command("run", context_settings={"allow_interspersed_args": False})
 @verb
 async def run(
     host: Annotated[str, typer.Argument(metavar="HOST", help="A host of the lab, or 'client'.")],
@@ -95,8 +95,12 @@ async def run(
     from livemove.lab.agents import admin_dir
     from livemove.lab.lab import Lab
 
+    # what follows HOST is passed on as it stands, so the separator is still there
+    argv = command[1:] if command[0] == "--" else command
+    if not argv:
+        raise Usage("No command is given.", remedy="Write such as 'livemove lab run A -- ip address'.")
     lab = Lab.open(name)
-    done = await lab.run_in(host, command, capture=False, env={IDENTITY_VARIABLE: str(admin_dir(lab))})
+    done = await lab.run_in(host, argv, capture=False, env={IDENTITY_VARIABLE: str(admin_dir(lab))})
     code = done.returncode
     raise typer.Exit(code if code >= 0 else 128 - code)
 

@@ -33,6 +33,7 @@ from livemove.migration import events as on
 from livemove.migration.commands import Command
 from livemove.migration.direct import DirectSource, multifd_parameters
 from livemove.migration.events import Event
+from livemove.migration.incoming import QEMU_ENDED
 from livemove.migration.journal import Record
 from livemove.migration.ledger import Ledger
 from livemove.migration.model import GuestRun, State
@@ -337,7 +338,9 @@ class DirectDeparture:
 
     async def _abandon(self) -> Event:
         try:
-            await self._client.abandon(self.record.id, timeout_s=ABANDON_PATIENCE_S)
+            answer = await self._client.abandon(self.record.id, timeout_s=ABANDON_PATIENCE_S)
+            if answer.reason.startswith(QEMU_ENDED):
+                return on.DestinationAbandoned(answer.reason)
         except LivemoveError as error:
             note = f"The destination could not be told to clean up ({error.message}); it does so by itself within a minute or at its next start."
             self.findings.notes.append(note)

@@ -19,10 +19,13 @@ from livemove.api.private_files import write_private
 from livemove.base.clock import Clock
 from livemove.base.errors import LivemoveError, QemuFailed, QemuGone
 from livemove.hypervisor.qmp import Monitor
+from livemove.migration.dh_group import dh_params_pem
 from livemove.policy.convergence import LOW_LATCH_S, Sample
 from livemove.policy.transport import Agreement
 
 TLS_ID = "livemove-tls"
+#: Names that QEMU gives the files (crypto/tlscredspsk.c, crypto/tlscreds.c).
+KEY_FILE, DH_FILE = "keys.psk", "dh-params.pem"
 PAGE_BYTES = 4096
 #: The rate is the best seen in this long: a round of few pages says little about what the link carries.
 RATE_MEMORY_S = 5.0
@@ -77,10 +80,12 @@ async def configure_qemu(
     await forget_credentials(monitor)
     if psk_hex:
         psk_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        key_file = psk_dir / "keys.psk"
+        key_file = psk_dir / KEY_FILE
         write_private(key_file, f"qemu:{psk_hex}\n".encode())
+        if endpoint == "server":
+            write_private(psk_dir / DH_FILE, dh_params_pem())
         if owner_uid is not None:
-            for path in (psk_dir, key_file):
+            for path in (psk_dir, *psk_dir.iterdir()):
                 os.chown(path, owner_uid, -1)
         try:
             await monitor.execute(
@@ -94,7 +99,8 @@ async def configure_qemu(
 
 def remove_keys(psk_dir: Path) -> None:
     """Remove a journey's key file and its directory; harmless when they are gone."""
-    (psk_dir / "keys.psk").unlink(missing_ok=True)
+    for name in (KEY_FILE, DH_FILE):
+        (psk_dir / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         psk_dir.rmdir()
 

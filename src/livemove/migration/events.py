@@ -105,7 +105,12 @@ class DestinationSilent(Event):
 
 @dataclass(frozen=True, slots=True)
 class DestinationAbandoned(Event):
-    """The destination has forgotten the journey, or owns nothing and will find out by itself when it returns."""
+    """The destination has forgotten the journey, or owns nothing and will find out by itself when it returns.
+
+    :param cause: what went wrong there, when it gave the journey up before it was told to; else empty.
+    """
+
+    cause: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,9 @@ from enum import Enum
 
 from livemove.migration.model import Incoming, IncomingPhase
 
+#: How the reason of an arrival begins whose QEMU ended by itself.
+QEMU_ENDED = "its QEMU ended"
+
 
 class Request(Enum):
     """What reaches the destination: the source's requests, and what it sees itself."""

@@ -308,8 +308,12 @@ def _copy_is_over(state: State, event: Event) -> Result:
 
 @_rule(Phase.ABORTING, on.DestinationAbandoned, *_ENDS)
 def _destination_is_gone(state: State, event: Event) -> Result:
-    assert state.abort is not None
-    return _finish_abort(replace(state, abort=replace(state.abort, destination_gone=True), destination_made=False))
+    assert isinstance(event, on.DestinationAbandoned) and state.abort is not None
+    abort = replace(state.abort, destination_gone=True)
+    if event.cause and abort.ending is Ending.FAILED:
+        # what the destination saw is nearer to the fault than the broken pipe it left at the source
+        abort = replace(abort, code="qemu-gone", reason=f"The destination gave up: {event.cause} ({abort.reason})")
+    return _finish_abort(replace(state, abort=abort, destination_made=False))
 
 
 # The guest and its user do things meanwhile ---------------------------------------------------------------------------

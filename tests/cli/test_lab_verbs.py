@@ -1,0 +1,67 @@
+"""``livemove lab`` without a lab (errors, words), and, with root, a real one."""
+
+from __future__ import annotations
+
+import pytest
+
+from livemove.base.errors import BadDefinition, BadQuantity, Conflict
+from livemove.cli.lab_verbs import link_text
+from livemove.lab.topology import parse_link
+
+from .conftest import Cli
+
+NAME = "clitest"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("unshaped", "unshaped, MTU 1500 B"),
+        ("1Gbit", "1 Gbit/s, queue 2.4 MiB, MTU 1500 B"),
+        ("250Mbit,queue=512KiB,mtu=9000,offloads=off", "250 Mbit/s, queue 512.0 KiB, MTU 9000 B, no offloads"),
+    ],
+)
+def test_links_in_words(text: str, said: str) -> None:
+    assert link_text(parse_link(text)) == said
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["lab", "up", "--link", "fast", "--name", NAME], BadQuantity.exit_code),
+        (["lab", "up", "--hosts", "A", "--name", NAME], BadDefinition.exit_code),
+        (["lab", "run", "A", "--"], 2),
+        (["lab", "status", "--name", "No Name"], BadDefinition.exit_code),
+    ],
+)
+def test_bad_input(cli: Cli, words: list[str], code: int) -> None:
+    ended = cli(*words)
+    assert ended.code == code
+    assert ended.err.startswith("livemove: ") and "\n  remedy: " in ended.err
+
+
+def test_a_lab_that_is_not_there(cli: Cli) -> None:
+    assert cli("lab", "status", "--name", NAME).out == f"There is no lab '{NAME}'.\n"
+    assert cli("lab", "status", "--name", NAME, "--json").json["phase"] is None
+    assert cli("lab", "run", "--name", NAME, "A", "--", "true").code == Conflict.exit_code
+
+
+@pytest.mark.qemu
+def test_a_lab_from_up_to_down(cli: Cli) -> None:
+    up = cli("lab", "up", "--name", NAME, "--link", "1Gbit", "--link", "unshaped", "--no-agents", "--json")
+    try:
+        assert up.code == 0, up.err
+        assert [host["name"] for host in up.json["hosts"]] == ["A", "B"]
+        assert len(up.json["links"]) == 2
+        text = cli("lab", "status", "--name", NAME).out
+        assert "link0: 1 Gbit/s, queue 2.4 MiB, MTU 1500 B" in text
+        assert cli("lab", "up", "--name", NAME, "--no-agents").code == Conflict.exit_code
+        assert cli("lab", "run", "--name", NAME, "A", "--", "sh", "-c", "exit 7").code == 7
+        assert cli("lab", "run", "--name", NAME, "A", "sh", "-c", "kill -9 $$").code == 128 + 9
+        identity = 'case "$LIVEMOVE_IDENTITY" in */admin) exit 0;; esac; exit 1'
+        assert cli("lab", "run", "--name", NAME, "client", "--", "sh", "-c", identity).code == 0
+        assert cli("lab", "run", "--name", NAME, "Z", "--", "true").code == BadDefinition.exit_code
+    finally:
+        down = cli("lab", "down", "--name", NAME, "--json")
+    assert down.json == {"name": NAME, "removed": True}
+    assert cli("lab", "down", "--name", NAME).code == 0
