@@ -43,7 +43,7 @@ from livemove.migration.incoming import QEMU_ENDED, Answer, Effect, RefusedReque
 from livemove.migration.journal import DESTINATION, Journal, Record
 from livemove.migration.model import Incoming, IncomingPhase
 from livemove.migration.receiving import LoadedWatch, PortProbe, admit_only, listen_in_qemu, remove_filter
-from livemove.migration.threads import MigrationCpu
+from livemove.migration.threads import process_cpu_seconds
 
 _log = logging.getLogger(__name__)
 
@@ -70,7 +70,8 @@ class Arrival:
     running: Running | None = None
     probe: PortProbe | None = None
     loaded: LoadedWatch | None = None
-    cpu: MigrationCpu | None = None
+    cpu_start_s: float = 0.0
+    cpu_seconds: float | None = None
     agent_cpu_start_s: float = 0.0
     port: int = 0
     filtered: bool = False
@@ -322,7 +323,7 @@ class Arrivals:
                 arrival.state = answer.state
                 assert arrival.frozen is not None
                 arrival.running = await self._vms.launch(arrival.frozen, incoming=True)
-                arrival.cpu = MigrationCpu(arrival.running.process.pid)
+                arrival.cpu_start_s = process_cpu_seconds(arrival.running.process.pid)
                 arrival.agent_cpu_start_s = time.process_time()
                 arrival.running.watch = spawn(self._watch_qemu(arrival), name=f"watch arriving {record.vm}")
             case Effect.KILL_QEMU:
@@ -356,6 +357,8 @@ class Arrivals:
         try:
             if arrival.loaded is not None:
                 await arrival.loaded.wait(LOAD_PATIENCE_S)
+            # until now no guest ran in this process: all of its time went into receiving
+            arrival.cpu_seconds = process_cpu_seconds(running.process.pid) - arrival.cpu_start_s
             if arrival.state.resume and not arrival.state.continued:
                 await running.monitor.execute("cont")
                 arrival.state = Incoming(arrival.state.phase, resume=True, continued=True)
@@ -469,8 +472,6 @@ class Arrivals:
         """Give a silent source up, unless everything has arrived and it may have lost only its voice."""
         while arrival.state.phase is not IncomingPhase.ABANDONED and not arrival.state.phase.owns:
             await asyncio.sleep(2)
-            if arrival.cpu is not None:
-                arrival.cpu.read()
             silent_s = self._clock.monotonic_s() - arrival.last_contact_s
             loaded = arrival.loaded is not None and arrival.loaded.status == "completed"
             if silent_s > SILENCE_S and not loaded:
@@ -484,8 +485,8 @@ class Arrivals:
         """What the source's report says of this side; also the source's sign of life during the copy."""
         arrival = self._get(journey, source)
         return DestinationFacts(
-            cpu_seconds=arrival.cpu.read() if arrival.cpu else 0.0,
-            agent_cpu_seconds=time.process_time() - arrival.agent_cpu_start_s if arrival.cpu else 0.0,
+            cpu_seconds=arrival.cpu_seconds or 0.0,
+            agent_cpu_seconds=time.process_time() - arrival.agent_cpu_start_s if arrival.running else 0.0,
             vm_state=arrival.running.status if arrival.running and arrival.state.phase.owns else "arriving",
         )
 

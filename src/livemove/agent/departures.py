@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import logging
 import pwd
@@ -13,7 +14,7 @@ from dataclasses import dataclass, replace
 from livemove.agent.vms import Vms
 from livemove.api.client import AgentClient
 from livemove.api.models import AskJourney, ErrorBody, JourneyOptions, JourneyView, NegotiatedRow, PlanView, ReportView
-from livemove.base.clock import Clock, wall_text
+from livemove.base.clock import Clock, boot_id, wall_text
 from livemove.base.errors import AlreadyMoving, Conflict, LivemoveError, NotPermitted, SameHost, UnknownJourney, by_code
 from livemove.base.settings import HostSettings
 from livemove.base.tasks import cancel_and_wait, spawn
@@ -172,7 +173,9 @@ class Departures:
         runner = JourneyRunner(
             record, state, effects, self._journal, ledger, self._clock, lambda now, cause: self._changed(record, now)
         )
-        departure = Departure(record, runner, effects, ledger, client, asked.asked_monotonic_s)
+        same_machine = asked.asked_boot_id == boot_id() != ""
+        asked_s = asked.asked_monotonic_s if same_machine else None
+        departure = Departure(record, runner, effects, ledger, client, asked_s)
         self._open[record.id] = departure
         return departure
 
@@ -283,6 +286,9 @@ class Departures:
             self.ended[report.outcome] = self.ended.get(report.outcome, 0) + 1
             await self._tell_end(record, report)
             await self._journal.save_report(record, report)
+            if report.outcome == "completed":
+                with contextlib.suppress(LivemoveError):
+                    await departure.client.keep_report(record.id, report)
         finally:
             self.queue.release(record.id)
             self._slot_freed.set()

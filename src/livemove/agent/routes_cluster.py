@@ -24,29 +24,35 @@ def make_router(host: Host) -> APIRouter:
 
     @router.get("/host")
     async def show_host(peer: Viewer) -> HostView:
+        """What this host is, has and is set to; its journeys by slot."""
         return host.view()
 
     @router.patch("/host")
     async def change_host(peer: Admin, body: ChangeSettings) -> HostView:
+        """Set several settings, or none of them when one is wrong; those read at the start count from the next one."""
         host.change_settings(dict(body.changes))
         return host.view()
 
     @router.get("/cluster")
     async def show_cluster(peer: Member) -> ClusterView:
+        """The cluster's hosts and addresses, refreshed from the authority's host when that answers."""
         cluster = await host.learn_cluster()
         return ClusterView.model_validate(cluster.to_json())
 
     @router.get("/metrics")
     async def metrics(peer: Viewer) -> Response:
+        """Measured values of this host for Prometheus, as text (docs/metrics.md)."""
         return Response(render_metrics(host), media_type="text/plain; version=0.0.4")
 
     # a joining host has no certificate yet: these two admit anybody, and the token's secret is what counts
     @router.get("/cluster/ca")
     async def authority_certificate() -> dict[str, Any]:
+        """The authority's certificate, for a joining host that compares it with its token."""
         return {"ca": host.identity.ca_path.read_text()}
 
     @router.post("/cluster/join")
     async def join(body: JoinRequest) -> JoinAnswer:
+        """Redeem the secret of a join token, once, for a host's certificate and the cluster's map."""
         return await asyncio.to_thread(redeem, host.settings.state_dir, body, clock=host.clock)
 
     return router

@@ -37,6 +37,7 @@ def make_router(host: Host) -> APIRouter:
 
     @router.post("/grants")
     async def grant(peer: Operator, body: AskGrant) -> GrantAnswer:
+        """This destination's permission for one journey of that VM from that source, good for 10 minutes."""
         token = issue_grant(
             host.identity,
             vm_uuid=body.vm_uuid,
@@ -49,14 +50,17 @@ def make_router(host: Host) -> APIRouter:
 
     @router.post("/plans")
     async def plan(peer: Viewer, body: AskJourney) -> PlanView:
+        """Everything that a journey would check and negotiate; nothing is changed on either host."""
         return await departures.plan(body, peer.role.value)
 
     @router.post("/journeys")
     async def start(peer: Operator, body: AskJourney) -> JourneyView:
+        """Begin a journey; a VM with extra QEMU arguments needs the role admin."""
         return await departures.start(body, peer.name, peer.role.value)
 
     @router.get("/journeys")
     async def list_journeys(peer: Viewer, all: bool = False) -> JourneyList:
+        """Journeys that leave or reach this host now, with `all` also those that ended."""
         views = [departures.view(departure) for departure in departures.open()]
         for arrival in host.arrivals.all():
             phase = arrival.state.phase
@@ -69,6 +73,7 @@ def make_router(host: Host) -> APIRouter:
 
     @router.get("/journeys/{name}")
     async def show(peer: Viewer, name: str) -> JourneyView:
+        """One journey by its id, or the newest of a VM by the VM's name."""
         departure = departures.find(name)
         if departure is not None:
             return departures.view(departure)
@@ -79,10 +84,12 @@ def make_router(host: Host) -> APIRouter:
 
     @router.post("/journeys/{name}/cancel")
     async def cancel(peer: Operator, name: str) -> JourneyView:
+        """Ask a journey to end; the VM runs on at its source."""
         return departures.view(departures.cancel(name, peer.name))
 
     @router.get("/journeys/{name}/events")
     async def journey_events(peer: Viewer, name: str, after: Annotated[int, Query(ge=0)] = 0) -> EventList:
+        """What happened on this host in one journey, with numbers above `after`, oldest first."""
         return EventList(events=await journal.events(await _journey_id(name), after=after))
 
     async def _journey_id(name: str) -> str:
@@ -98,10 +105,12 @@ def make_router(host: Host) -> APIRouter:
     async def events(
         peer: Viewer, after: Annotated[int, Query(ge=0)] = 0, limit: Annotated[int, Query(ge=1, le=1000)] = 200
     ) -> EventList:
+        """What happened in all journeys of this host, with numbers above `after`, oldest first."""
         return EventList(events=await journal.events(None, after=after, limit=limit))
 
     @router.get("/journeys/{name}/report")
     async def report(peer: Viewer, name: str) -> ReportView:
+        """The report of an ended journey by its id, or the newest of a VM by the VM's name."""
         reports = await journal.reports(journey_or_vm=name, limit=1)
         if not reports:
             raise UnknownJourney(f"This host has no report of '{name}'.")
@@ -109,10 +118,12 @@ def make_router(host: Host) -> APIRouter:
 
     @router.get("/reports")
     async def reports(peer: Viewer, limit: Annotated[int, Query(ge=1, le=1000)] = 50) -> ReportList:
+        """Reports of ended journeys, newest first."""
         return ReportList(reports=await journal.reports(limit=limit))
 
     @router.post("/journeys/{name}/client-blackout")
     async def client_blackout(peer: Operator, name: str, body: ClientBlackout) -> ReportView:
+        """Add to a report what a probe on the VM's network saw."""
         found = await report(peer, name)
         changed = found.model_copy(update={"downtime_client_ms": body.longest_gap_ms})
         await journal.replace_report(changed)

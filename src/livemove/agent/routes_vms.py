@@ -30,6 +30,7 @@ def make_router(host: Host) -> APIRouter:
 
     @router.get("")
     async def list_vms(peer: Viewer) -> VmList:
+        """The VMs of this host, those that are arriving or have moved away included."""
         views = [vms.view(record, host.settings.name) for record in vms.records.all()]
         here = {entry.name for entry in views if entry.state != "moved"}
         for arrival in host.arrivals.all():
@@ -48,32 +49,38 @@ def make_router(host: Host) -> APIRouter:
 
     @router.post("")
     async def define(peer: Operator, body: DefineVm) -> VmView:
+        """Store a definition for the VM's next start; extra QEMU arguments need the role admin."""
         if parse_definition(body.text).extra_arguments and peer.role != "admin":
             raise NotPermitted("A definition with extra QEMU arguments needs the role admin.")
         return view((await vms.define(body.text)).name)
 
     @router.get("/{name}")
     async def show(peer: Viewer, name: str) -> VmView:
+        """One VM with its definition, and the frozen one while it runs."""
         return view(name)
 
     @router.delete("/{name}", status_code=204)
     async def remove(peer: Operator, name: str) -> Response:
+        """Forget a stopped VM; its disks stay."""
         await vms.remove(name)
         return Response(status_code=204)
 
     @router.post("/{name}/start")
     async def start(peer: Operator, name: str) -> VmView:
+        """Freeze the definition and run it; a VM that runs stays as it is."""
         await vms.start(name)
         return view(name)
 
     @router.post("/{name}/stop")
     async def stop(peer: Operator, name: str, force: bool = False) -> VmView:
+        """Power the guest off, with `force` end QEMU at once; an error when the guest does not react in 30 s."""
         await vms.stop(name, force=force)
         return view(name)
 
     def add_command(verb: str, command: str) -> None:
         @router.post(f"/{{name}}/{verb}", name=verb)
         async def run(peer: Operator, name: str) -> VmView:
+            """Pause, resume or reset the guest, as the path says; refused while a hand-over is not resolved."""
             await vms.command(name, command)
             await vms.refresh(name)
             return view(name)
@@ -83,11 +90,13 @@ def make_router(host: Host) -> APIRouter:
 
     @router.get("/{name}/console")
     async def console(peer: Viewer, name: str, offset: Annotated[int, Query(ge=-65536)] = 0) -> ConsoleChunk:
+        """A part of the serial console's log from byte `offset`, counted from the end when negative."""
         vms.records.get(name)
         return read_console(vms.run_dir(name), offset)
 
     @router.post("/{name}/console", status_code=204)
     async def typed(peer: Operator, name: str, body: ConsoleInput) -> Response:
+        """Type on the serial console."""
         vms.running(name)
         await type_on_console(vms.run_dir(name), body.text)
         return Response(status_code=204)

@@ -142,6 +142,7 @@ class AskJourney(Model):
 
     :param grant: the destination's; may be empty only for a dry run.
     :param dry_run: check everything, change nothing, answer with a plan.
+    :param asked_monotonic_s: when the command was typed, by the monotonic clock of the boot `asked_boot_id`.
     """
 
     vm: Name
@@ -150,6 +151,7 @@ class AskJourney(Model):
     options: JourneyOptions = JourneyOptions()
     dry_run: bool = False
     asked_monotonic_s: float | None = None
+    asked_boot_id: Annotated[str, Field(max_length=64)] = ""
 
 
 class NegotiatedRow(Model):

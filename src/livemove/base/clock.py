@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import time
+from pathlib import Path
 from typing import Protocol
 
 
@@ -43,6 +44,14 @@ class ManualClock:
 
     def wall_s(self) -> float:
         return self._wall_s
+
+
+def boot_id() -> str:
+    """The kernel's name for this boot: monotonic times of two processes compare only when it is the same; empty if unknown."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
 
 
 def wall_text(wall_s: float) -> str:

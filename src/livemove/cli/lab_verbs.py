@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -91,6 +92,8 @@ async def run(
 
     A livemove command that runs there is the lab's admin.
     """
+    import asyncio
+
     from livemove.api.client_identity import IDENTITY_VARIABLE
     from livemove.lab.agents import admin_dir
     from livemove.lab.lab import Lab
@@ -100,6 +103,8 @@ async def run(
     if not argv:
         raise Usage("No command is given.", remedy="Write such as 'livemove lab run A -- ip address'.")
     lab = Lab.open(name)
+    # Ctrl-C at the terminal goes to the command as well, which is to decide what it means
+    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, lambda: None)
     done = await lab.run_in(host, argv, capture=False, env={IDENTITY_VARIABLE: str(admin_dir(lab))})
     code = done.returncode
     raise typer.Exit(code if code >= 0 else 128 - code)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from livemove.base.clock import SystemClock
+from livemove.base.clock import SystemClock, boot_id
 from livemove.base.errors import BadQuantity, JourneyFailed, NotRunning, SameHost, by_code
 from livemove.cli.output import Usage, on_terminal, print_json, say, warn
 from livemove.cli.process_start import process_start_s
@@ -146,6 +146,7 @@ async def _prepare(
         options=options,
         dry_run=dry_run,
         asked_monotonic_s=process_start_s(SystemClock()),
+        asked_boot_id=boot_id(),
     )
     return await session.agent(found.host), body
 

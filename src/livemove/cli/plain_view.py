@@ -53,8 +53,10 @@ class PlainShow:
         lines = lines_between(self._before, view)
         self._before = view
         now_s = self._clock.monotonic_s()
-        if view.progress is not None and copying(view) and now_s >= self._next_progress_s:
-            lines.append(progress_line(view.progress))
+        # a copy that has just begun has no rate yet
+        progress = view.progress
+        if progress and progress.rate_bytes_per_s and copying(view) and now_s >= self._next_progress_s:
+            lines.append(progress_line(progress))
             self._next_progress_s = now_s + PROGRESS_PERIOD_S
         for text in lines:
             self._line(text)

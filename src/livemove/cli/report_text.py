@@ -62,7 +62,9 @@ def plan_lines(plan: PlanView) -> list[str]:
         "memory": format_size(plan.memory_bytes),
         "downtime": f"{format_duration(plan.downtime_s)} at most",
         "deadline": deadline,
-        "bandwidth": f"{format_rate(plan.max_bandwidth_bytes_per_s)} at most",
+        "bandwidth": f"{format_rate(plan.max_bandwidth_bytes_per_s)} at most"
+        if plan.max_bandwidth_bytes_per_s
+        else "what the link carries",
     }
     lines = [f"{plan.vm} would move from {plan.source} to {plan.destination}; nothing was changed."]
     lines += [f"  {line}" for line in columns([[f"{name}:", value] for name, value in rows.items()])]
@@ -87,7 +89,7 @@ def _steps(report: ReportView) -> list[str]:
         [str(step.step), step.name, step.state, _ms(step.ms) if step.ms is not None else "-"] for step in report.steps
     ]
     lines = columns([["step", "", "", "time"], *rows])
-    parts = [f"{name} {_ms(value)}" for name, value in report.blackout_parts_ms.items()]
+    parts = [f"{name.replace('_', ' ')} {_ms(value)}" for name, value in report.blackout_parts_ms.items()]
     return [*lines, f"blackout: {', '.join(parts)}"] if parts else lines
 
 
@@ -105,7 +107,7 @@ def _numbers(report: ReportView) -> list[str]:
         "RAM sent": format_size(report.ram_bytes),
         "on the wire": f"{format_size(report.wire_bytes)}{ratio}",
         "pages": f"{page_kinds}, of {format_size(report.page_bytes)} each",
-        "rounds": f"{report.rounds} rounds",
+        "rounds": f"{report.rounds} {'round' if report.rounds == 1 else 'rounds'}",
         "copy": f"{_ms(report.copy_ms)} at {report.mean_rate_bytes_per_s * 8 / 1e9:.2f} Gbit/s"
         if report.copy_ms is not None
         else "",

@@ -11,6 +11,16 @@ _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _PREFIXES = ("mig/", "live_migration", "multifd", "migration")
 
 
+def process_cpu_seconds(pid: int) -> float:
+    """CPU seconds of a whole process so far, threads that have ended included; 0 when it is gone."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return 0.0
+    fields = stat.rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
+
+
 class MigrationCpu:
     """Adds up what it sees at each :meth:`read`; a thread's time since the last reading before its end is missed."""
 

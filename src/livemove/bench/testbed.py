@@ -1,0 +1,217 @@
+"""Where a benchmark runs: a lab of two hosts with their agents, one link, and a guest for each engine.
+
+Both guests live in the lab all the time, the one that is not measured paused, so that it takes no processor: booting and
+filling 400 MiB before every sample would take far longer than the sample, and samples should follow each other closely.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any, Protocol
+
+from livemove.base.clock import Clock
+from livemove.base.errors import JourneyFailed, LinkError, error_from_json
+from livemove.bench.report import Sample
+from livemove.bench.scenario import Scenario
+from livemove.hypervisor.launch import cgroup2_mount
+from livemove.hypervisor.probe import QemuFacts, probe_qemu
+from livemove.hypervisor.process import remove_cgroup
+from livemove.lab import agents, namespaces, processes
+from livemove.lab.client_probe import ClientProbe
+from livemove.lab.image import GuestImage, ensure_image
+from livemove.lab.lab import Lab
+from livemove.lab.reference import ConsoleSummary, parse_fields, read_console
+from livemove.lab.topology import GUEST_BRIDGE, LabSpec
+
+HOSTS = ("A", "B")
+COMMAND_TIMEOUT_S = 180.0
+READY_TIMEOUT_S = 90.0
+CHECK_TIMEOUT_S = 120.0
+# The probe writes its result twice a second and is read after its end, so what follows the copy is seen as well.
+AFTER_COPY_S = 0.6
+# Messages that the client has had answered before a copy begins: it is then in its stride.
+ANSWERS_BEFORE = 20
+_POLL_S = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class GuestIdentity:
+    """How one engine's guest differs from the other's."""
+
+    name: str
+    address: str
+    mac: str
+
+
+IDENTITIES = {
+    "stock": GuestIdentity("stock", "10.77.0.11", "52:54:00:00:be:01"),
+    "ours": GuestIdentity("ours", "10.77.0.12", "52:54:00:00:be:02"),
+}
+
+
+class MeasuredGuest(Protocol):
+    """A guest in the lab, and the engine that moves it.
+
+    :ivar host: where it is.
+    """
+
+    identity: GuestIdentity
+    host: str
+
+    async def start(self) -> None:
+        """Boot it on the first host; returns when its memory is filled."""
+
+    async def pause(self) -> None:
+        """Its processors stand still."""
+
+    async def resume(self) -> None:
+        """It runs on."""
+
+    async def move(self, destination: str) -> Sample:
+        """Move it, and what that took. Raises LivemoveError when it did not arrive running."""
+
+    def consoles(self) -> list[Path]:
+        """The files of its console."""
+
+    async def close(self) -> None:
+        """End what the lab's removal would not end in order; may be called twice and at any time."""
+
+
+class Testbed:
+    """The lab of one benchmark. Made by :func:`testbed`."""
+
+    __test__ = False  # for pytest: the name says what it is, not that it is a test
+
+    def __init__(self, lab: Lab, scenario: Scenario, image: GuestImage, qemu: QemuFacts, clock: Clock) -> None:
+        self.lab = lab
+        self.scenario = scenario
+        self.image = image
+        self.qemu = qemu
+        self.clock = clock
+
+    def definition(self, identity: GuestIdentity) -> str:
+        """The guest in TOML: the same for both engines but for name and addresses."""
+        workload = self.scenario.guest.workload(f"{identity.address}/{self.lab.spec.guest_network.prefixlen}")
+        return (
+            f'name = "{identity.name}"\n\n'
+            f'[memory]\nsize = "{self.scenario.guest.memory_mib}MiB"\npopulate = {str(self.scenario.populate).lower()}\n\n'
+            f'[boot]\nkernel = "{self.image.kernel}"\ninitrd = "{self.image.initrd}"\n'
+            f'arguments = "{workload.kernel_arguments()}"\n\n'
+            f'[[nic]]\nbridge = "{GUEST_BRIDGE}"\nmac = "{identity.mac}"\n'
+        )
+
+    async def command(self, host: str, *words: str) -> CompletedProcess[bytes]:
+        """Run a command of livemove in a host as the lab's administrator; its exit code is the caller's business."""
+        return await self.lab.run_in(
+            host, [sys.executable, "-m", "livemove", *words],
+            env={"LIVEMOVE_IDENTITY": str(agents.admin_dir(self.lab))}, timeout_s=COMMAND_TIMEOUT_S,
+        )  # fmt: skip
+
+    async def livemove(self, host: str, *words: str) -> dict[str, Any]:
+        """What a command with ``--json`` prints. Raises the command's own error."""
+        done = await self.command(host, *words, "--json")
+        try:
+            answer: dict[str, Any] = json.loads(done.stdout.decode().splitlines()[-1])
+        except (ValueError, IndexError) as error:
+            said = done.stderr.decode(errors="replace").strip()[-300:]
+            raise JourneyFailed(f"'livemove {' '.join(words)}' ended with {done.returncode}: {said}") from error
+        if done.returncode:
+            raise error_from_json(answer)
+        return answer
+
+    async def until_ready(self, guest: MeasuredGuest) -> None:
+        """Return when the guest has filled its memory. Raises JourneyFailed when that takes too long."""
+        try:
+            async with asyncio.timeout(READY_TIMEOUT_S):
+                while self.console(guest).ready is None:  # noqa: ASYNC110  (a file has no event)
+                    await asyncio.sleep(_POLL_S)
+        except TimeoutError as error:
+            raise JourneyFailed(
+                f"The guest '{guest.identity.name}' was not ready after {READY_TIMEOUT_S:.0f} s.",
+                remedy="The machine may be too busy for a benchmark; try again when it is quiet.",
+            ) from error
+
+    @staticmethod
+    def console(guest: MeasuredGuest) -> ConsoleSummary:
+        """What the guest has said so far."""
+        return read_console(*guest.consoles())
+
+    async def watched_move(self, guest: MeasuredGuest, destination: str) -> Sample:
+        """Move the guest while a client talks to it; the sample tells also what the client saw."""
+        async with ClientProbe(self.lab, guest.identity.address) as probe:
+            await probe.answered(at_least=ANSWERS_BEFORE)
+            start_s = self.clock.monotonic_s()
+            sample = await guest.move(destination)
+            end_s = self.clock.monotonic_s()
+            await asyncio.sleep(AFTER_COPY_S)
+        gap = probe.longest_gap(start_s, end_s)
+        result = probe.result()
+        if result.lost_connections:
+            raise LinkError(f"The client of guest '{guest.identity.name}' lost its connection while it moved.")
+        return {**sample, "client_gap_ms": round(gap.length_s * 1e3, 1) if gap is not None else 0.0}
+
+    async def check(self, guest: MeasuredGuest) -> dict[str, int]:
+        """The guest compares all its pages. Raises JourneyFailed when one is not as it must be, LinkError without answer."""
+        address = guest.identity.address
+        code = (
+            "import asyncio; from livemove.lab.reference import ask_guest; "
+            f"print(asyncio.run(ask_guest('{address}', 'check', timeout_s={CHECK_TIMEOUT_S})))"
+        )
+        done = await self.lab.run_in("client", [sys.executable, "-c", code], timeout_s=CHECK_TIMEOUT_S + 10)
+        if done.returncode:
+            raise LinkError(f"The guest '{guest.identity.name}' did not answer its client's 'check'.")
+        said = parse_fields(done.stdout.decode())
+        bad = int(said["bad"]) + self.console(guest).bad
+        if bad:
+            raise JourneyFailed(
+                f"The guest '{guest.identity.name}' found {bad} bad pages after it was moved.",
+                remedy="Nothing that was measured counts: report it with the lab's logs.",
+            )
+        return {"checked": int(said["checked"]), "bad": bad}
+
+
+@asynccontextmanager
+async def testbed(name: str, scenario: Scenario, clock: Clock) -> AsyncIterator[Testbed]:
+    """A lab called `name` with running agents; nothing of it is left afterwards, however the block ends.
+
+    Raises Conflict when a lab of that name is up, MissingPrerequisite without root, QEMU or the guest's image.
+    """
+    namespaces.require_root()
+    image = await asyncio.to_thread(ensure_image)
+    lab = Lab(LabSpec(name, HOSTS, (scenario.link_spec,)))
+    async with lab:
+        try:
+            settings = agents.settings_of(lab, HOSTS[0])
+            # QEMU and accelerator as the agents have them
+            qemu = await probe_qemu("qemu-system-x86_64", str(settings["accelerator"]))
+            trusted = [] if scenario.tls else [str(lab.spec.link_subnet(0))]
+            await agents.start_agents(lab, settings={"trusted_networks": trusted})
+            yield Testbed(lab, scenario, image, qemu, clock)
+        finally:
+            # the agents would remove the control groups of their QEMUs, but the lab's end may reach them first
+            groups = _cgroups_of(lab)
+            await lab.down()
+            for group in groups:
+                await remove_cgroup(str(group))
+
+
+def _cgroups_of(lab: Lab) -> set[Path]:
+    """The control groups that agents made for the lab's QEMUs."""
+    mount = cgroup2_mount(Path("/proc/self/mountinfo").read_text())
+    if mount is None:
+        return set()
+    found = set()
+    for pid in processes.find(lab.spec.name, lab.namespace_ids):
+        try:
+            text = Path(f"/proc/{pid}/cgroup").read_text()
+        except OSError:
+            continue
+        found |= {mount / line[4:] for line in text.splitlines() if line.startswith("0::/livemove/vm-")}
+    return found

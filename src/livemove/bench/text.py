@@ -1,0 +1,75 @@
+"""A report as people read it; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from livemove.bench.report import Ratio, Report, Sample
+from livemove.bench.statistics import median_interval
+
+_ROWS = (
+    ("copy", "copy_ms", "ms", 1.0, 0),
+    ("downtime", "downtime_ms", "ms", 1.0, 1),
+    ("  by QEMU", "downtime_qemu_ms", "ms", 1.0, 0),
+    ("  by the client", "client_gap_ms", "ms", 1.0, 1),
+    ("rounds", "rounds", "", 1.0, 0),
+    ("on the wire", "wire_bytes", "MB", 1e-6, 1),
+    ("pages sent", "normal_pages", "", 1.0, 0),
+)
+
+
+def report_lines(report: Report) -> list[str]:
+    """The table of both sides, the ledger of ours, and one verdict for each bar."""
+    host = report.host
+    ours, stock = report.of("ours"), report.of("stock")
+    lines = [
+        f"{report.name}: {report.question}",
+        f"  machine:  {host.cpu_model}, {host.cores} cores, Linux {host.kernel}, load {host.load_1min:g} at the start",
+        f"  programs: QEMU {host.qemu} ({host.accelerator}), Python {host.python}, livemove {host.livemove}",
+        f"  scenario: {ours.name.removeprefix('ours-')}",
+        f"  samples:  {len(ours.samples)} of ours, {len(stock.samples)} of stock"
+        + ("" if report.complete else f"; INCOMPLETE, {report.pairs} pairs were asked for"),
+    ]
+    if ours.samples and stock.samples:
+        lines += ["", *_columns(_table(ours.samples, stock.samples))]
+    for title, parts in (
+        ("Up to the first byte (medians, ms)", report.ledger.get("to_first_byte_ms", {})),
+        ("The journey's steps (medians, ms)", report.ledger.get("steps_ms", {})),
+        ("The blackout (medians, ms)", report.ledger.get("blackout_ms", {})),
+    ):
+        if parts:
+            lines += ["", title, *_columns([[f"  {name}", f"{ms:.1f}"] for name, ms in parts.items()])]
+    if report.ratios:
+        lines += ["", *(verdict_line(name, ratio) for name, ratio in report.ratios.items())]
+    return lines
+
+
+def verdict_line(name: str, ratio: Ratio) -> str:
+    """A figure with its interval, and whether its bar is met."""
+    unit = f" {ratio.unit}" if ratio.unit else ""
+    digits = 1 if ratio.unit else 3
+    text = (
+        f"{name}: {ratio.value:.{digits}f}{unit}"
+        f" [{ratio.low:.{digits}f} to {ratio.high:.{digits}f}, {ratio.confidence * 100:.0f} %]"
+    )
+    if ratio.p is not None:
+        text += f", p = {ratio.p:.2g}"
+    if ratio.bar is None:
+        return text
+    return f"{text}; at most {ratio.bar:g}{unit}: {'met' if ratio.met else 'NOT MET'}"
+
+
+def _table(ours: Sequence[Sample], stock: Sequence[Sample]) -> list[list[str]]:
+    rows = [["", "LIVEMOVE", "", "STOCK QEMU", ""]]
+    for title, name, unit, scale, digits in _ROWS:
+        row = [f"{title}{f' ({unit})' if unit else ''}"]
+        for samples in (ours, stock):
+            found = median_interval([float(sample[name]) * scale for sample in samples])
+            row += [f"{found.value:.{digits}f}", f"[{found.low:.{digits}f} to {found.high:.{digits}f}]"]
+        rows.append(row)
+    return rows
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

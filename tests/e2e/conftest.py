@@ -1,0 +1,60 @@
+"""One lab for all: two hosts with agents, a link, and a resident guest that every test leaves whole."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from livemove.lab import faults
+from livemove.lab.lab import Lab, down, leftovers
+from livemove.lab.reference import Workload
+from livemove.lab.registry import RUN_ROOT
+from livemove.lab.topology import parse_lab
+
+from .world import CGROUPS, Guest, World
+
+LINK = "1Gbit"
+#: 32 MiB of content in 128 MiB; 8 MiB of it are rewritten at 2 MB/s.
+WORKLOAD = Workload(
+    random_mib=20, text_mib=12, working_set_mib=8, rate_pages_per_s=500, check_pages_per_s=1000, address="10.77.0.10/24"
+)
+
+
+@pytest.fixture(scope="session")
+def world() -> Iterator[World]:
+    """The lab with its agents; what it leaves behind when it is taken down is a failure."""
+    name = f"e2e-{os.getpid()}"
+    asyncio.run(down(name))
+    lab = asyncio.run(Lab.up(parse_lab(name, "A,B", [LINK])))
+    made = World(lab)
+    try:
+        made.open()
+        yield made
+    finally:
+        made.close()
+        asyncio.run(down(name))
+    assert leftovers(name) == []
+    assert not (RUN_ROOT / name).exists()
+    assert not [path for path in Path("/run/netns").iterdir() if path.name.startswith(f"lm-{name}-")]
+    assert not list(CGROUPS.glob(f"vm-e2e-{os.getpid()}-*"))
+
+
+@pytest.fixture(scope="session")
+def resident(world: World) -> Guest:
+    return Guest(world, f"e2e-{os.getpid()}-db1", "10.77.0.10", WORKLOAD)
+
+
+@pytest.fixture
+def guest(world: World, resident: Guest) -> Iterator[Guest]:
+    """A guest that runs, on either host, with its usual load. Afterwards: one, whole, and the link as it was."""
+    resident.ensure_running()
+    yield resident
+    world.do(faults.set_rate(world.lab, 0, 125_000_000))
+    view = resident.view()
+    if view.state == "running":
+        resident.exactly_one()
+        resident.check()

@@ -1,0 +1,60 @@
+"""Steps and their milliseconds; the downtime by our own measure."""
+
+from __future__ import annotations
+
+import pytest
+
+from livemove.migration.ledger import Ledger
+from livemove.migration.model import Phase
+
+
+def walk(*phases: Phase) -> Ledger:
+    ledger = Ledger(0.0)
+    for second, phase in enumerate(phases, 1):
+        ledger.enter(phase, float(second))
+    return ledger
+
+
+def test_a_journey_that_arrives_has_ten_steps_done():
+    steps = walk(
+        Phase.QUEUED, Phase.PERMITTING, Phase.CHECKING, Phase.PREPARING, Phase.CONNECTING, Phase.COPYING, Phase.CONVERGING,
+        Phase.BLACKOUT, Phase.HANDING_OVER, Phase.CLEANING, Phase.COMPLETED,
+    ).steps(12.0)  # fmt: skip
+    assert [(step.step, step.state, step.ms) for step in steps] == [(n, "done", 1000.0) for n in range(1, 11)]
+
+
+def test_time_in_the_queue_belongs_to_no_step():
+    ledger = Ledger(0.0)
+    ledger.enter(Phase.QUEUED, 1.0)
+    ledger.enter(Phase.PERMITTING, 100.0)
+    steps = ledger.steps(101.0)
+    assert (steps[0].ms, steps[1].ms) == (1000.0, 1000.0)
+    assert steps[1].state == "running" and steps[2].state == "waiting"
+
+
+def test_the_step_in_which_it_failed_and_those_after_it():
+    steps = walk(Phase.QUEUED, Phase.PERMITTING, Phase.CHECKING, Phase.ABORTING, Phase.FAILED).steps(9.0)
+    assert [step.state for step in steps] == ["done", "done", "failed"] + ["skipped"] * 7
+
+
+def test_a_paused_guest_skips_the_blackout():
+    steps = walk(
+        Phase.QUEUED,
+        Phase.PERMITTING,
+        Phase.CHECKING,
+        Phase.PREPARING,
+        Phase.CONNECTING,
+        Phase.COPYING,
+        Phase.HANDING_OVER,
+    ).steps(9.0)
+    assert [step.state for step in steps][6:9] == ["skipped", "skipped", "running"]
+
+
+def test_the_downtime_is_an_upper_bound_made_of_its_parts():
+    ledger = Ledger(0.0)
+    assert ledger.downtime_ms is None
+    ledger.stopped_s, ledger.completed_s, ledger.go_s, ledger.answered_s = 10.0, 10.05, 10.051, 10.06
+    assert ledger.downtime_ms == pytest.approx(60)
+    parts = ledger.blackout_parts_ms()
+    assert sum(parts.values()) == pytest.approx(60)
+    assert parts["last_pages_and_devices"] == pytest.approx(50)

@@ -1,0 +1,125 @@
+"""The shell: what it does with the outcomes of commands, and what is on disk before what."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from livemove.base.clock import ManualClock
+from livemove.base.database import Database
+from livemove.base.errors import PortClosed, StateUnwritable
+from livemove.migration import commands as do
+from livemove.migration import events as on
+from livemove.migration.commands import Command
+from livemove.migration.events import Event
+from livemove.migration.journal import SOURCE, Journal, Record
+from livemove.migration.ledger import Ledger
+from livemove.migration.machine import begin
+from livemove.migration.model import GuestRun, Owner, Phase, State
+from livemove.migration.runner import JourneyRunner
+from livemove.policy.convergence import Contract
+
+RECORD = Record("j1", SOURCE, "db1", "uuid-1", "a", "b", "ann", 1.0, {})
+ARRIVES: dict[type[Command], Event] = {
+    do.RequestSlot: on.SlotGranted(), do.AskPermission: on.PermissionGiven(), do.CheckFitness: on.FitnessConfirmed(),
+    do.BuildSkeleton: on.SkeletonBuilt(), do.OpenConnection: on.ConnectionOpened(), do.StartCopy: on.CopyStarted(),
+    do.ArmHandOver: on.HandOverArmed(), do.SendGo: on.DestinationOwned(), do.RemoveSource: on.SourceRemoved(),
+    do.CancelCopy: on.CopyCancelled(), do.AbandonDestination: on.DestinationAbandoned(),
+}  # fmt: skip
+
+
+class ScriptedEffects:
+    """Answers every command as told; notes what the journal held when the command was given."""
+
+    def __init__(self, database: Database, answers: dict[type[Command], Event | Exception]) -> None:
+        self.database = database
+        self.answers = answers
+        self.performed: list[Command] = []
+        self.journaled: dict[type[Command], str] = {}
+        self.finished: State | None = None
+        self.runner: JourneyRunner | None = None
+
+    async def perform(self, command: Command, state: State) -> Event | None:
+        self.performed.append(command)
+        row = await self.database.run(lambda db: db.execute("SELECT state FROM journeys").fetchone(), durable=False)
+        self.journaled[type(command)] = row["state"]
+        answer = self.answers.get(type(command))
+        if isinstance(answer, Exception):
+            raise answer
+        if isinstance(command, do.ArmHandOver) and self.runner is not None:
+            asyncio.get_running_loop().call_later(0.01, self.runner.post, on.SourceStopped())
+            asyncio.get_running_loop().call_later(0.02, self.runner.post, on.CopyCompleted())
+        return answer
+
+    async def finish(self, state: State) -> None:
+        self.finished = state
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[Database]:
+    database = Database(tmp_path / "x.db")
+    await database.open()
+    yield database
+    await database.close()
+
+
+async def run(
+    database: Database, answers: dict[type[Command], Event | Exception], journal: Journal | None = None
+) -> tuple[JourneyRunner, ScriptedEffects]:
+    journal = journal or Journal(database, ManualClock(), "a")
+    effects = ScriptedEffects(database, {**ARRIVES, **answers})
+    state = begin(Contract(0.3))
+    await journal.create(RECORD, state)
+    runner = JourneyRunner(RECORD, state, effects, journal, Ledger(0.0), ManualClock())
+    effects.runner = runner
+    runner.post(on.JourneyAccepted(GuestRun.RUNNING))
+    async with asyncio.timeout(5):
+        await runner.run()
+    return runner, effects
+
+
+async def test_a_journey_that_arrives(database: Database):
+    runner, effects = await run(database, {})
+    assert (runner.state.phase, runner.state.owner) == (Phase.COMPLETED, Owner.DESTINATION)
+    assert [type(command).__name__ for command in effects.performed][-2:] == ["SendGo", "RemoveSource"]
+    assert effects.finished is runner.state and runner.done.is_set()
+    assert '"armed":true' in effects.journaled[do.SendGo], "armed is on disk before the GO"
+    assert '"owner":"destination"' in effects.journaled[do.RemoveSource], (
+        "the new owner is on disk before the remains go"
+    )
+    assert await Journal(database, ManualClock(), "a").open_outgoing() == []
+
+
+async def test_a_command_that_fails_ends_the_journey_with_its_code(database: Database):
+    runner, effects = await run(database, {do.OpenConnection: PortClosed("TCP port 1 did not answer.")})
+    assert runner.state.phase is Phase.FAILED
+    assert runner.state.abort is not None and runner.state.abort.code == "port-closed"
+    assert any(isinstance(command, do.AbandonDestination) for command in effects.performed)
+
+
+async def test_a_mistake_of_ours_is_a_bug_and_not_a_hang(database: Database, caplog: pytest.LogCaptureFixture):
+    runner, _ = await run(database, {do.CheckFitness: ZeroDivisionError("oops")})
+    assert runner.state.abort is not None and runner.state.abort.code == "bug"
+    assert "oops" in runner.state.abort.reason
+
+
+async def test_a_journal_that_cannot_say_armed_ends_the_journey(database: Database):
+    class FullDisk(Journal):
+        async def save(self, record: Record, state: object, cause: str, *, durable: bool, closed: bool = False) -> None:
+            if cause == "HandOverArmed":
+                raise StateUnwritable("disk full")
+            await super().save(record, state, cause, durable=durable, closed=closed)  # type: ignore[arg-type]
+
+    runner, effects = await run(database, {}, FullDisk(database, ManualClock(), "a"))
+    assert runner.state.phase is Phase.FAILED
+    assert not any(isinstance(command, do.SendGo) for command in effects.performed), "no GO without an armed journal"
+
+
+async def test_the_story_of_a_journey_is_kept(database: Database):
+    await run(database, {})
+    lines = await Journal(database, ManualClock(), "a").lines("j1")
+    assert [line.split()[2] for line in lines][:3] == ["finding:", "queued:", "permitting:"]
+    assert "completed: SourceRemoved" in lines[-1]
