@@ -289,6 +289,9 @@ class Guest:
         return host
 
     def wait_ready(self) -> None:
+        # a VM that was defined anew has another MAC address
+        self.world.run("client", "ip", "neigh", "flush", "dev", "gst-client")
+
         def answers() -> bool:
             try:
                 return "pages" in self.world.guest(self.address, "stat", timeout_s=2)

@@ -160,6 +160,7 @@ class Arrivals:
         arrival.last_contact_s = self._clock.monotonic_s()
         await self._journal.create(record, arrival.state)
         self._arrivals[journey] = arrival
+        self._vms.arriving.add(grant.vm_name)
         arrival.watch = spawn(self._watch_source(arrival), name=f"watch the source of {journey}")
 
     async def fitness(self, journey: str, source: str, asked: AskFitness, *, dry_run: bool) -> FitnessAnswer:
@@ -175,9 +176,16 @@ class Arrivals:
             if frozen.extra_arguments and arrival.grant_role != "admin":
                 raise NotPermitted(f"VM '{frozen.name}' has extra QEMU arguments; only an admin may bring it here.")
             notes = check_fitness(frozen, asked.source_accelerator, self._vms, self._settings())
+            # a request that the source's cancellation overtook must not reserve what nobody would give back
+            self._expect(arrival, IncomingPhase.RESERVED)
             self._vms.reserved_bytes[journey] = frozen.memory_bytes
             arrival.frozen, arrival.definition = frozen, asked.definition
         return self._fitness_answer(notes)
+
+    @staticmethod
+    def _expect(arrival: Arrival, phase: IncomingPhase) -> None:
+        if arrival.state.phase is not phase:
+            raise PeerViolation(f"Journey {arrival.record.id} is {arrival.state.phase.value}, not {phase.value}.")
 
     def _fitness_answer(self, notes: list[str]) -> FitnessAnswer:
         return FitnessAnswer(
@@ -191,6 +199,7 @@ class Arrivals:
         async with arrival.lock:
             if arrival.frozen is None:
                 raise PeerViolation("The skeleton was asked for before the fitness check.")
+            self._expect(arrival, IncomingPhase.RESERVED)
             started_s = self._clock.monotonic_s()
             await self._request(arrival, Request.BUILD)
             taken = {other.port for other in self._arrivals.values()}
@@ -209,6 +218,7 @@ class Arrivals:
             raise PeerViolation("The source asked for a capability or parameter that a journey does not use.")
         arrival = self._get(journey, source)
         async with arrival.lock:
+            self._expect(arrival, IncomingPhase.BUILT)
             assert arrival.probe is not None and arrival.running is not None
             monitor = arrival.running.monitor
             settings = self._settings()
@@ -246,7 +256,11 @@ class Arrivals:
         """The source ended the journey; the answer says so when it was our QEMU that ended first."""
         arrival = self._arrivals.get(journey)
         reason = SOURCE_ENDED
-        if arrival is not None and arrival.running is not None:
+        if arrival is None:
+            # it may still be waiting for a slot
+            self.queue.release(journey)
+            self._asked_s.pop(journey, None)
+        elif arrival.running is not None:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(DYING_S):
                     await arrival.running.monitor.closed.wait()
@@ -414,6 +428,7 @@ class Arrivals:
         journey = arrival.record.id
         self.queue.release(journey)
         self._vms.reserved_bytes.pop(journey, None)
+        self._vms.arriving.discard(arrival.record.vm)
         remove_keys(self._key_dir(journey))
         if arrival.loaded is not None:
             arrival.loaded.close()

@@ -36,6 +36,9 @@ from livemove.policy.transport import Offer, Wish
 
 _log = logging.getLogger(__name__)
 
+#: How long a journey may take to be undone when the agent is told to end.
+CLOSE_PATIENCE_S = 5.0
+
 
 @dataclass(slots=True)
 class LeavingVm:
@@ -412,7 +415,15 @@ class Departures:
         await self._journal.add_event(record, f"Resolved after a restart: {text}.", level="info" if owned else "error")
 
     async def close(self) -> None:
-        """The agent ends: journeys stay open in the journal and are found again."""
+        """The agent ends: journeys that can still be undone are, so that no guest stops with nobody to wake it.
+
+        Those in their hand-over stay open in the journal and are resolved at the next start.
+        """
+        tasks = [departure.task for departure in self._open.values() if departure.task is not None]
+        for departure in self._open.values():
+            departure.runner.post(on.CancelRequested("the end of the source's agent"))
+        if tasks:
+            await asyncio.wait(tasks, timeout=CLOSE_PATIENCE_S)
         for departure in list(self._open.values()):
             await cancel_and_wait(departure.task)
             await departure.client.aclose()

@@ -75,6 +75,8 @@ class Vms:
         self.journeys: dict[str, str] = {}
         #: names whose hand-over is unresolved: nobody may start them
         self.unresolved: set[str] = set()
+        #: names of VMs that are arriving; set by the incoming side
+        self.arriving: set[str] = set()
         #: memory promised to VMs that arrive, by journey; set by the incoming side
         self.reserved_bytes: dict[str, int] = {}
         #: called with (vm name, reason) when a QEMU ends unexpectedly
@@ -106,6 +108,8 @@ class Vms:
         """Store a definition; a running VM keeps its frozen one until its next start. Raises BadDefinition."""
         definition = parse_definition(text)
         async with self.lock(definition.name):
+            if definition.name in self.arriving:
+                raise Conflict(f"VM '{definition.name}' is arriving here; define it anew when it has arrived.")
             old = self.records.find(definition.name)
             if old is not None and old.moved_to:
                 raise Conflict(
@@ -122,6 +126,8 @@ class Vms:
             record = self.records.get(name)
             if name in self.unresolved:
                 raise Conflict(f"The hand-over of VM '{name}' is not resolved; starting it could make it run twice.")
+            if name in self.arriving:
+                raise Conflict(f"VM '{name}' is arriving here; it runs when it has arrived.")
             if record.moved_to:
                 raise Conflict(f"VM '{name}' moved to {record.moved_to}.", remedy="Start it there.")
             if name in self._running:

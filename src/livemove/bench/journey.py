@@ -124,7 +124,8 @@ def progress_line(pair: int, pairs: int, engine: str, sample: Sample) -> str:
     """A sample as it is told while the benchmark runs."""
     text = (
         f"pair {pair} of {pairs}, {engine}: copy {sample['copy_ms'] / 1e3:.2f} s, downtime {sample['downtime_ms']:.0f} ms"
-        f" (the client waited {sample['client_gap_ms']:.0f} ms), {sample['rounds']} rounds"
+        f" (the client waited {sample['client_gap_ms']:.0f} ms), {sample['rounds']} rounds,"
+        f" {sample['busy_cores']:.1f} cores at work"
     )
     if "command_to_first_byte_ms" in sample:
         text += f", first byte after {sample['command_to_first_byte_ms']:.0f} ms"

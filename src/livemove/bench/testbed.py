@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from livemove.base.clock import Clock
 from livemove.base.errors import JourneyFailed, LinkError, error_from_json
+from livemove.bench.machine import Busyness
 from livemove.bench.report import Sample
 from livemove.bench.scenario import Scenario
 from livemove.hypervisor.launch import cgroup2_mount
@@ -147,15 +148,15 @@ class Testbed:
         """Move the guest while a client talks to it; the sample tells also what the client saw."""
         async with ClientProbe(self.lab, guest.identity.address) as probe:
             await probe.answered(at_least=ANSWERS_BEFORE)
-            start_s = self.clock.monotonic_s()
+            start_s, busyness = self.clock.monotonic_s(), Busyness()
             sample = await guest.move(destination)
-            end_s = self.clock.monotonic_s()
+            end_s, busy = self.clock.monotonic_s(), busyness.cores()
             await asyncio.sleep(AFTER_COPY_S)
         gap = probe.longest_gap(start_s, end_s)
         result = probe.result()
         if result.lost_connections:
             raise LinkError(f"The client of guest '{guest.identity.name}' lost its connection while it moved.")
-        return {**sample, "client_gap_ms": round(gap.length_s * 1e3, 1) if gap is not None else 0.0}
+        return {**sample, **busy, "client_gap_ms": round(gap.length_s * 1e3, 1) if gap is not None else 0.0}
 
     async def check(self, guest: MeasuredGuest) -> dict[str, int]:
         """The guest compares all its pages. Raises JourneyFailed when one is not as it must be, LinkError without answer."""

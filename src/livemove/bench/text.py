@@ -15,6 +15,7 @@ _ROWS = (
     ("rounds", "rounds", "", 1.0, 0),
     ("on the wire", "wire_bytes", "MB", 1e-6, 1),
     ("pages sent", "normal_pages", "", 1.0, 0),
+    ("machine's cores at work", "busy_cores", "", 1.0, 2),
 )
 
 

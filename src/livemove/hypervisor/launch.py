@@ -24,6 +24,7 @@ from pathlib import Path
 from livemove.base.errors import Conflict, CpuUnsupported, MissingPrerequisite, QemuFailed
 from livemove.base.tasks import cancel_and_wait, spawn
 from livemove.hypervisor.command_line import CONSOLE_SOCKET, QMP_SOCKET
+from livemove.hypervisor.greeting import until_it_obeys
 from livemove.hypervisor.memory import describe_backing, memfd_path, populate
 from livemove.hypervisor.process import QemuProcess, find, kill, remove_cgroup, start_ticks, wait_gone
 
@@ -43,7 +44,6 @@ __all__ = [
 
 QEMU_LOG = "qemu.log"
 # How often the QMP socket is tried; QEMU takes some 20 ms to answer.
-_POLL_S = 0.005
 # sun_path of a UNIX socket address, with its final zero.
 _SOCKET_PATH_BYTES = 108
 
@@ -273,7 +273,7 @@ async def _output_of(*command: str) -> str:
 
 
 async def _until_it_answers(process: QemuProcess, run_dir: Path, start_timeout_s: float) -> None:
-    answers = spawn(_until_it_obeys(run_dir / QMP_SOCKET), name=f"start of {process.name}")
+    answers = spawn(until_it_obeys(run_dir / QMP_SOCKET), name=f"start of {process.name}")
     ended = spawn(wait_gone(process), name=f"early end of {process.name}")
     try:
         await asyncio.wait({answers, ended}, timeout=start_timeout_s, return_when=asyncio.FIRST_COMPLETED)
@@ -289,11 +289,6 @@ async def _until_it_answers(process: QemuProcess, run_dir: Path, start_timeout_s
         await cancel_and_wait(answers, ended)
 
 
-async def _until_it_obeys(socket: Path) -> None:
-    while not await _obeys(socket):  # noqa: ASYNC110  (QEMU tells nobody when its socket is there)
-        await asyncio.sleep(_POLL_S)
-
-
 async def _listens(socket: Path) -> bool:
     """Whether a QEMU is there; it greets one client only, so no greeting is waited for."""
     try:
@@ -304,28 +299,3 @@ async def _listens(socket: Path) -> bool:
     with contextlib.suppress(OSError):
         await writer.wait_closed()
     return True
-
-
-async def _obeys(socket: Path) -> bool:
-    """Whether a QEMU obeys there; waits for it once it has accepted the connection.
-
-    The greeting alone proves little: a thread of the monitor sends it while the machine is still being built, which may
-    fail yet. Commands are carried out by the main loop, which starts when the machine stands.
-    """
-    if not socket.exists():
-        return False
-    try:
-        reader, writer = await asyncio.open_unix_connection(str(socket))
-    except OSError:
-        return False
-    try:
-        if not (await reader.readline()).startswith(b'{"QMP"'):
-            return False
-        writer.write(b'{"execute": "qmp_capabilities"}')
-        return (await reader.readline()).startswith(b'{"return"')
-    except (OSError, ValueError):
-        return False
-    finally:
-        writer.close()
-        with contextlib.suppress(OSError):
-            await writer.wait_closed()

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from livemove.base.errors import MissingPrerequisite, QemuFailed, QemuTooOld
 from livemove.base.tasks import cancel_and_wait, spawn
+from livemove.hypervisor.greeting import until_it_obeys
 from livemove.hypervisor.probe_guest import runs_a_guest
 from livemove.hypervisor.qmp import Monitor
 
@@ -124,25 +125,25 @@ async def _ask(path: str, accelerator: Literal["kvm", "tcg"], reason: str) -> Qe
             )
             # fmt: on
         ended = spawn(child.wait(), name="end of the QEMU that is asked")
+        obeys = spawn(until_it_obeys(socket), name="start of the QEMU that is asked")
         try:
-            async with asyncio.timeout(_START_LIMIT_S):
-                while not socket.exists() and not ended.done():  # noqa: ASYNC110  (QEMU tells nobody)
-                    await asyncio.sleep(0.005)
+            # the socket's file is there a moment before QEMU listens on it
+            await asyncio.wait({obeys, ended}, timeout=_START_LIMIT_S, return_when=asyncio.FIRST_COMPLETED)
             if ended.done():
                 raise QemuFailed(f"{path} does not start: {log.read_text(errors='replace').strip()[-500:]}")
+            if not obeys.done():
+                raise QemuFailed(f"{path} did not answer within {_START_LIMIT_S:g} s.")
             monitor = await Monitor.connect(socket, name="probe")
             try:
                 facts = await _facts_of(monitor, path, accelerator, reason, Path(f"/proc/{child.pid}/maps"))
             finally:
                 await monitor.close()
             return facts
-        except TimeoutError as error:
-            raise QemuFailed(f"{path} opened no QMP socket within {_START_LIMIT_S:g} s.") from error
         finally:
             if not ended.done():
                 child.kill()
                 await child.wait()
-            await cancel_and_wait(ended)
+            await cancel_and_wait(obeys, ended)
 
 
 async def _facts_of(

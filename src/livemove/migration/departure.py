@@ -133,6 +133,8 @@ class DirectDeparture:
         self._sampling: asyncio.Task[None] | None = None
         self._round_began = asyncio.Event()
         self._asked = 0
+        self._asking_slot = asyncio.Lock()
+        self._abandoned = False
         self._configured = False
 
     @property
@@ -189,16 +191,18 @@ class DirectDeparture:
 
     # Steps 2 to 5 ---------------------------------------------------------------------------------------------------
 
-    async def _ask_permission(self) -> Event:
+    async def _ask_permission(self) -> Event | None:
         body = AskIncoming(
             journey=self.record.id, vm=self.record.vm, vm_uuid=self.record.vm_uuid, grant=self._route.grant
         )
-        while True:
-            answer = await self._client.begin_incoming(body)
+        while not self._abandoned:
+            async with self._asking_slot:
+                answer = await self._client.begin_incoming(body)
             self.findings.place = answer.place
             if answer.place == 0:
                 return on.PermissionGiven()
             await asyncio.sleep(0.3)
+        return None
 
     async def _check_fitness(self) -> Event:
         refuse_unmigratable(self._vm.frozen)
@@ -337,6 +341,11 @@ class DirectDeparture:
         return on.CopyCancelled()
 
     async def _abandon(self) -> Event:
+        # a request for a slot that came in after this one would make the destination remember the journey again
+        self._abandoned = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ABANDON_PATIENCE_S), self._asking_slot:
+                pass
         try:
             answer = await self._client.abandon(self.record.id, timeout_s=ABANDON_PATIENCE_S)
             if answer.reason.startswith(QEMU_ENDED):
