@@ -1,6 +1,6 @@
-"""The reference pages of the documentation, made from the code: verbs, settings, errors.
+"""The reference pages of the documentation, made from the code: verbs, settings, errors, and those of reference_more.
 
-python -m livemove.cli.reference --write       writes docs/cli.md, docs/settings.md and docs/errors.md
+python -m livemove.cli.reference --write       writes the pages of PAGES into docs/
 python -m livemove.cli.reference               says which of them are stale; exit code 1 if any is
 """
 
@@ -16,6 +16,7 @@ import typer
 
 from livemove.base.errors import LivemoveError, every_error
 from livemove.base.settings import DEFAULT_CONFIG, HostSettings
+from livemove.cli import reference_more
 from livemove.cli.main import app
 
 DOCS_DIR = Path(__file__).parents[3] / "docs"
@@ -107,7 +108,12 @@ def errors_markdown() -> str:
     return "\n".join([*lines, ""])
 
 
-PAGES = {"cli.md": cli_markdown, "settings.md": settings_markdown, "errors.md": errors_markdown}
+PAGES = {
+    "cli.md": cli_markdown,
+    "settings.md": settings_markdown,
+    "errors.md": errors_markdown,
+    **reference_more.PAGES,
+}
 
 
 def stale_pages(directory: Path = DOCS_DIR) -> list[str]:

@@ -362,7 +362,7 @@ def _repeats_table() -> list[str]:
     for (start, request), end in incoming.TRANSITIONS.items():
         if start is end:
             repeats[start].append(request.value)
-    lines = ["| phase | asked or told again, and only answered |", "|---|---|"]
+    lines = ["| phase | requests that leave it as it is |", "|---|---|"]
     return lines + [f"| {phase.value} | {', '.join(requests)} |" for phase, requests in repeats.items()]
 
 

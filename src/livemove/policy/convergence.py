@@ -29,10 +29,14 @@ OVERHEAD_S = 0.04
 SHRINKS, SHRINKS_A_LOT = 0.9, 0.7
 #: One more round for a shorter downtime may cost this part of the time spent so far, or this long, whichever is more.
 PATIENCE_FRACTION, PATIENCE_S = 0.02, 0.1
+#: What a further round can win at the most must be worth its synchronisation of the dirty bitmap.
+LEAST_GAIN_S = 0.005
 #: The latch opens to these parts of the allowed downtime, one a stalled round.
 STEPS = (0.4, 0.7, 1.0)
 #: The measured rate is discounted by this, since it varies and the last pages are sent in one burst.
 RATE_DISCOUNT = 0.85
+#: An open latch is set anew when the rate has risen by this since, because what fits has grown with it.
+RATE_ROSE = 1.05
 #: Without a deadline: rounds in a row without a new minimum, and the least time, after which it is hopeless.
 HOPELESS_ROUNDS, HOPELESS_S = 40, 120.0
 
@@ -86,6 +90,7 @@ class Memory:
     stalled_rounds: int = 0
     rounds_without_minimum: int = 0
     latch_s: float = LOW_LATCH_S
+    latch_rate_bytes_per_s: float = 0.0
     throttling: bool = False
 
 
@@ -153,6 +158,9 @@ def _at_round_start(memory: Memory, sample: Sample, contract: Contract) -> tuple
             and memory.latch_s <= LOW_LATCH_S
         ):
             return memory, Decision(Action.WAIT, f"{said}; one more round costs only {cost_s * 1e3:.0f} ms")
+        if memory.latch_s >= latch and rate <= memory.latch_rate_bytes_per_s * RATE_ROSE:
+            # QEMU reads the new limit only ten times a second and may begin further rounds meanwhile
+            return memory, Decision(Action.WAIT, f"{said}: switching over")
         return _open(memory, latch, rate, f"{said}: switch over")
 
     near_deadline = contract.deadline_s is not None and sample.elapsed_s >= 0.85 * contract.deadline_s
@@ -180,5 +188,5 @@ def _at_round_start(memory: Memory, sample: Sample, contract: Contract) -> tuple
 
 
 def _open(memory: Memory, latch_s: float, rate: float, reason: str) -> tuple[Memory, Decision]:
-    rate *= RATE_DISCOUNT
-    return replace(memory, latch_s=latch_s), Decision(Action.OPEN_LATCH, reason, latch_s=latch_s, rate_bytes_per_s=rate)
+    memory = replace(memory, latch_s=latch_s, latch_rate_bytes_per_s=rate)
+    return memory, Decision(Action.OPEN_LATCH, reason, latch_s=latch_s, rate_bytes_per_s=rate * RATE_DISCOUNT)
