@@ -104,7 +104,7 @@ def test_no_samples(function: object) -> None:
         function([])  # type: ignore[operator]
 
 
-@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=12))
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=8))
 def test_invariants(samples: list[float]) -> None:
     found = median_interval(samples)
     assert min(samples) <= found.low <= found.value <= found.high <= max(samples)

@@ -174,9 +174,9 @@ def test_every_journey_with_a_deadline_ends_within_its_contract(
 
 def test_an_open_latch_is_set_anew_only_when_the_rate_has_risen():
     contract = Contract(0.3)
-    memory, first = decide(Memory(round=1, round_start_bytes=(1024 * MIB,)), Sample(9.0, 2, 20 * MIB, GBIT), contract)
-    memory, second = decide(memory, Sample(9.1, 3, 19 * MIB, GBIT), contract)
-    memory, third = decide(memory, Sample(9.2, 4, 19 * MIB, GBIT * 1.2), contract)
+    memory, first = decide(Memory(round=1, round_start_bytes=(1024 * MIB,)), Sample(9.0, 2, 25 * MIB, GBIT), contract)
+    memory, second = decide(memory, Sample(9.1, 3, 24 * MIB, GBIT), contract)
+    memory, third = decide(memory, Sample(9.2, 4, 24 * MIB, GBIT * 1.2), contract)
     assert [first.action, second.action, third.action] == [Action.OPEN_LATCH, Action.WAIT, Action.OPEN_LATCH]
     assert "switching over" in second.reason
     assert third.rate_bytes_per_s > first.rate_bytes_per_s

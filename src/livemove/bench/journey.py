@@ -52,10 +52,11 @@ BARS = (
 
 async def run_comparison(
     comparison: Comparison, *, pairs: int, lab: str, json_path: Path | None, say: Say, clock: Clock,
-    on_start: Callable[[Report], None] = lambda _: None,
+    on_start: Callable[[Report], None] = lambda _: None, settle_s: float = SETTLE_S,
 ) -> Report:  # fmt: skip
     """Measure both sides of a comparison in turn; nothing of the lab is left however this ends.
 
+    :param settle_s: how long a guest runs before it is moved.
     :param on_start: given the report as soon as there is one; it fills while this runs, also for a caller that cancels.
 
     Raises what stopped it: Conflict, MissingPrerequisite, StateUnwritable, or the error of the side that failed. What was
@@ -70,7 +71,7 @@ async def run_comparison(
         keep(report, json_path)
         guests: dict[Engine, MeasuredGuest] = {"stock": StockGuest(bed), "ours": OurGuest(bed)}
         try:
-            await _run(bed, guests, report, json_path, say)
+            await _run(bed, guests, report, json_path, say, settle_s)
         finally:
             for guest in guests.values():
                 await guest.close()
@@ -88,12 +89,12 @@ def keep(report: Report, json_path: Path | None) -> None:
 
 
 async def _run(
-    bed: Testbed, guests: dict[Engine, MeasuredGuest], report: Report, json_path: Path | None, say: Say
+    bed: Testbed, guests: dict[Engine, MeasuredGuest], report: Report, json_path: Path | None, say: Say, settle_s: float
 ) -> None:
     for engine, guest in guests.items():
         say(f"{engine}: booting a guest, then one uncounted move")
         await guest.start()
-        await asyncio.sleep(SETTLE_S)
+        await asyncio.sleep(settle_s)
         await guest.move(HOSTS[1])
         await guest.pause()
     for pair in range(1, report.pairs + 1):
@@ -102,7 +103,7 @@ async def _run(
             destination = HOSTS[0] if guest.host == HOSTS[1] else HOSTS[1]
             sample: Sample = {"pair": pair, "way": f"{guest.host} to {destination}", "load_1min": load_1min()}
             await guest.resume()
-            await asyncio.sleep(SETTLE_S)
+            await asyncio.sleep(settle_s)
             sample |= await bed.watched_move(guest, destination)
             await guest.pause()
             report.of(engine).samples.append(sample)

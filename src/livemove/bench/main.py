@@ -9,8 +9,8 @@ from pathlib import Path
 
 from livemove.base.clock import Clock, SystemClock
 from livemove.base.errors import BadSetting
-from livemove.bench.journey import JOURNEY, run_comparison
-from livemove.bench.report import Report
+from livemove.bench.journey import JOURNEY, SETTLE_S, run_comparison
+from livemove.bench.report import Report, check_writable
 from livemove.bench.scenario import Comparison
 from livemove.bench.text import report_lines
 
@@ -42,13 +42,16 @@ def run_benchmarks(names: Sequence[str], *, json_path: Path | None, pairs: int, 
 
 
 def run_one(
-    comparison: Comparison, *, json_path: Path | None, pairs: int, say: Say, lab: str = LAB, clock: Clock | None = None
-) -> Report:
+    comparison: Comparison, *, json_path: Path | None, pairs: int, say: Say, lab: str = LAB, clock: Clock | None = None,
+    settle_s: float = SETTLE_S,
+) -> Report:  # fmt: skip
     """Run one benchmark and tell its report, also of one that was cut short; see :func:`run_benchmarks`."""
+    if json_path is not None:
+        check_writable(json_path)
     begun: list[Report] = []
     work = run_comparison(
         comparison, pairs=pairs, lab=lab, json_path=json_path, say=say, clock=clock or SystemClock(),
-        on_start=begun.append,
+        on_start=begun.append, settle_s=settle_s,
     )  # fmt: skip
 
     async def until_signalled() -> Report:

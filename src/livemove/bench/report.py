@@ -5,6 +5,7 @@ The file is written anew after every sample, as a whole or not at all, so what w
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from dataclasses import asdict, dataclass, field
@@ -121,9 +122,21 @@ class Report:
         return data
 
 
+def check_writable(path: Path) -> None:
+    """Return when a report can be put at `path`, which is left as it is. Raises StateUnwritable."""
+    temporary = _beside(path)
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        temporary.touch()
+        temporary.unlink()
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
 def write_report(report: Report, path: Path) -> None:
     """Put the report in place of what was at `path`. Raises StateUnwritable; the old file is then still there."""
-    temporary = path.with_name(path.name + ".new")
+    temporary = _beside(path)
     try:
         with temporary.open("w") as file:
             file.write(json.dumps(report.to_json(), indent=1) + "\n")
@@ -132,9 +145,16 @@ def write_report(report: Report, path: Path) -> None:
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise StateUnwritable(
-            f"{path} cannot be written: {error.strerror}.", remedy="Name a file in a directory that can be written."
-        ) from error
+        raise _unwritable(path, error) from error
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(path.name + ".new")
+
+
+def _unwritable(path: Path, error: OSError) -> StateUnwritable:
+    remedy = "Name a file in a directory that can be written."
+    return StateUnwritable(f"{path} cannot be written: {error.strerror}.", remedy=remedy)
 
 
 def read_report(path: Path) -> Report:

@@ -152,11 +152,8 @@ def _at_round_start(memory: Memory, sample: Sample, contract: Contract) -> tuple
     if predicted <= limit:
         cost_s = now / rate
         shrinking = previous is None or now < previous * SHRINKS_A_LOT
-        if (
-            shrinking
-            and cost_s <= max(PATIENCE_S, sample.elapsed_s * PATIENCE_FRACTION)
-            and memory.latch_s <= LOW_LATCH_S
-        ):
+        cheap = LEAST_GAIN_S < cost_s <= max(PATIENCE_S, sample.elapsed_s * PATIENCE_FRACTION)
+        if shrinking and cheap and memory.latch_s <= LOW_LATCH_S:
             return memory, Decision(Action.WAIT, f"{said}; one more round costs only {cost_s * 1e3:.0f} ms")
         if memory.latch_s >= latch and rate <= memory.latch_rate_bytes_per_s * RATE_ROSE:
             # QEMU reads the new limit only ten times a second and may begin further rounds meanwhile
