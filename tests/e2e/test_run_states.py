@@ -6,7 +6,7 @@ import pytest
 
 from livemove.base.errors import LinkError
 
-from .world import SLOW, Guest, World, other
+from .world import CGROUPS, SLOW, Guest, World, other
 
 pytestmark = pytest.mark.qemu
 
@@ -129,5 +129,6 @@ def _answers(world: World, guest: Guest) -> bool:
 def _is_stopped(world: World, guest: Guest, host: str) -> None:
     """Known at `host` and stopped, and nothing of it runs anywhere."""
     world.wait(lambda: guest.view().state == "stopped" and not any(map(world.traces, "AB")), "it is stopped everywhere")
+    assert not list(CGROUPS.glob(f"vm-{guest.name}-*"))
     assert guest.host == host
     assert (guest.view().pid, guest.view().journey) == (None, "")

@@ -12,10 +12,9 @@ import pwd
 import sqlite3
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from livemove.agent import orphans
 from livemove.agent.fitness import check_fitness, read_frozen
 from livemove.agent.grants import Grant
 from livemove.agent.vm_records import VmRecord
@@ -38,6 +37,7 @@ from livemove.fleet.admission import AdmissionQueue
 from livemove.hypervisor import process as processes
 from livemove.hypervisor.frozen import FrozenVm
 from livemove.hypervisor.launch import log_tail
+from livemove.hypervisor.memory import describe_backing
 from livemove.migration.direct import configure_qemu, forget_credentials, remove_keys
 from livemove.migration.incoming import QEMU_ENDED, Answer, Effect, RefusedRequest, Request, step
 from livemove.migration.journal import DESTINATION, Journal, Record
@@ -410,6 +410,8 @@ class Arrivals:
                 "running" if arrival.state.continued else str((await running.monitor.execute("query-status"))["status"])
             )
             self._vms.adopt(running)
+            vm = self._vms.records.get(arrival.record.vm)
+            await self._vms.records.put(replace(vm, backing=describe_backing(running.process, running.frozen)))
             with contextlib.suppress(LivemoveError):
                 if arrival.state.continued:
                     # QEMU announces by itself when it arrives; a second series covers switches that were slow to learn
@@ -451,12 +453,7 @@ class Arrivals:
                 arrival.running.watch = None
             await self._vms.discard(arrival.running)
         else:
-            await self._kill_orphan(arrival.record)
-
-    async def _kill_orphan(self, record: Record) -> None:
-        found = orphans.qemu_in(self._vms.run_dir(record.vm), record.vm)
-        if found is not None:
-            await processes.kill(found, grace_s=0)
+            await self._vms.discard_orphan(arrival.record.vm, arrival.record.vm_uuid)
 
     async def _tell_abandoned(self, arrival: Arrival, reason: str) -> None:
         level, number = ("info", None) if reason == SOURCE_ENDED else ("error", 22040)

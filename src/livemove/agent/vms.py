@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from livemove.agent.orphans import qemu_in
 from livemove.agent.vm_records import VmRecord, VmRecords, stopped
 from livemove.api.models import VmView
 from livemove.base.errors import (
@@ -40,7 +41,7 @@ from livemove.hypervisor.memory import describe_backing, memfd_path, populate
 from livemove.hypervisor.probe import QemuFacts
 from livemove.hypervisor.process import QemuProcess
 from livemove.hypervisor.qmp import Monitor, QmpEvent
-from livemove.network.taps import make_tap, remove_tap, tap_name
+from livemove.network.taps import make_tap, remove_tap, tap_name, taps_of
 
 _log = logging.getLogger(__name__)
 
@@ -225,8 +226,23 @@ class Vms:
         await self._remove_taps(running.frozen, list(running.taps))
         if self._running.get(running.frozen.name) is running:
             del self._running[running.frozen.name]
-        for name in ("qmp.sock", "console.sock"):
-            (self.run_dir(running.frozen.name) / name).unlink(missing_ok=True)
+        self._remove_sockets(running.frozen.name)
+
+    async def discard_orphan(self, name: str, uuid: str) -> None:
+        """End a QEMU that only a journey knew, when the agent was killed in between; a VM of ours is never touched."""
+        record = self.records.find(name)
+        if name in self._running or (record is not None and record.process is not None):
+            return
+        found = qemu_in(self.run_dir(name), name)
+        if found is not None:
+            await processes.kill(found, grace_s=0)
+        for tap in taps_of(name, uuid):
+            await self._remove_tap(tap)
+        self._remove_sockets(name)
+
+    def _remove_sockets(self, name: str) -> None:
+        for socket in ("qmp.sock", "console.sock"):
+            (self.run_dir(name) / socket).unlink(missing_ok=True)
 
     async def _remove_taps(self, frozen: FrozenVm, taps: list[str]) -> None:
         for nic, tap in zip(frozen.nics, taps, strict=False):

@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 
 from livemove.api.client import AgentClient
 from livemove.api.client_identity import Identity, find_identity
-from livemove.api.cluster_map import ClusterMap, load_map, parse_address
+from livemove.api.cluster_map import ClusterMap, load_map, map_from_json, merge_maps, parse_address, save_map
 from livemove.api.models import JourneyView, VmView
 from livemove.api.trust import client_context
 from livemove.base.errors import (
@@ -70,7 +70,9 @@ class Session:
     def __init__(self, identity: Identity, cluster: ClusterMap, stack: contextlib.AsyncExitStack) -> None:
         self._identity = identity
         self._context = client_context(identity)
+        self._cluster = cluster
         self._hosts = dict(cluster.hosts)
+        self._learnt = False
         self._stack = stack
         self._agents: dict[str, AgentClient] = {}
 
@@ -120,6 +122,9 @@ class Session:
 
         :param enough: once an answer satisfies this, the others have :data:`GRACE_S` left.
         """
+        if hosts is None and enough is None and not self._learnt:
+            # who lists everything must not miss the hosts that joined since our map was written
+            await self._learn_hosts()
         answers: Answers[T] = Answers()
 
         async def ask_one(host: str, agent: AgentClient) -> bool:
@@ -217,10 +222,17 @@ class Session:
 
         An address is only a place to knock: whoever answers there must prove the host's name by certificate.
         """
+        self._learnt = True
         answers = await self.ask(lambda agent: agent.cluster(), enough=lambda _: True)
-        known = {host: address for view in answers.given.values() for host, address in view.hosts.items()}
-        new = {host: address for host, address in known.items() if host not in self._hosts}
-        self._hosts |= new
+        before = set(self._hosts)
+        for view in answers.given.values():
+            with contextlib.suppress(LivemoveError):
+                self._cluster = merge_maps(self._cluster, map_from_json(view.model_dump()))
+        self._hosts |= self._cluster.hosts
+        new = set(self._hosts) - before
+        if new:
+            with contextlib.suppress(LivemoveError):  # a map that cannot be kept is learnt again next time
+                save_map(self._identity.map_path, self._cluster)
         return bool(new)
 
 

@@ -29,6 +29,13 @@ def tap_name(vm_name: str, uuid: str, index: int) -> str:
     return f"lm{hashlib.sha256(f'{vm_name}/{uuid}'.encode()).hexdigest()[:8]}{index}"
 
 
+def taps_of(vm_name: str, uuid: str) -> list[str]:
+    """The taps of a VM that are there."""
+    prefix = tap_name(vm_name, uuid, 0)[:-1]
+    names = (name for _, name in socket.if_nameindex())
+    return [name for name in names if name.startswith(prefix) and name.removeprefix(prefix).isdecimal()]
+
+
 def make_tap(name: str, bridge: str, *, owner_uid: int | None = None) -> None:
     """Make a tap, give it the bridge's MTU, join it to the bridge and set it up; an idle one of that name is replaced.
 
