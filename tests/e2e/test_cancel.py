@@ -71,7 +71,7 @@ def test_cancelled_as_soon_as_it_began_and_in_every_step_before_the_copy_nothing
         for _ in range(number * 4):
             reached.add(world.phase(source, journey))
         try:
-            world.ask(source, lambda agent: agent.cancel_journey(journey))
+            world.ask(source, lambda agent, journey=journey: agent.cancel_journey(journey))
         except UnknownJourney:
             raise AssertionError("the journey ended by itself") from None
         assert world.report(source, journey, timeout_s=10).outcome == "cancelled"

@@ -63,7 +63,16 @@ def test_it_is_slowed_down_where_that_is_allowed_and_runs_at_full_speed_afterwar
     before = _pages_per_s(world, writer)
     world.settings(source, {"max_throttle": "95"})
     ended = world.livemove(
-        "migrate", writer.name, "--to", other(source), "--downtime", "450ms", "--deadline", "60s", "--throttle", "--json"
+        "migrate",
+        writer.name,
+        "--to",
+        other(source),
+        "--downtime",
+        "450ms",
+        "--deadline",
+        "60s",
+        "--throttle",
+        "--json",
     )
     report = ended.json
     assert report["outcome"] == "completed"
@@ -78,7 +87,9 @@ def test_it_is_slowed_down_where_that_is_allowed_and_runs_at_full_speed_afterwar
 def _pages_per_s(world: World, guest: Guest) -> float:
     """How many pages the guest rewrites, by its own clock."""
     first = world.guest(guest.address, "stat")
-    world.wait(lambda: int(world.guest(guest.address, "stat")["t_ms"]) - int(first["t_ms"]) > 700, "a moment", pause_s=0.2)
+    world.wait(
+        lambda: int(world.guest(guest.address, "stat")["t_ms"]) - int(first["t_ms"]) > 700, "a moment", pause_s=0.2
+    )
     last = world.guest(guest.address, "stat")
     pages = int(last["rewritten"]) - int(first["rewritten"])
     return pages / (int(last["t_ms"]) - int(first["t_ms"])) * 1e3

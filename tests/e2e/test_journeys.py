@@ -110,7 +110,9 @@ def test_status_shows_a_journey_while_it_runs_and_a_second_one_is_refused(world:
 @pytest.fixture
 def second(world: World, guest: Guest) -> Iterator[Guest]:
     """Another small guest, at the same host."""
-    workload = Workload(random_mib=4, text_mib=4, working_set_mib=0, check_pages_per_s=500, address="10.77.0.11/24", seed=2)
+    workload = Workload(
+        random_mib=4, text_mib=4, working_set_mib=0, check_pages_per_s=500, address="10.77.0.11/24", seed=2
+    )
     made = Guest(world, guest.name.replace("db1", "db2"), "10.77.0.11", workload, memory="96MiB")
     host = guest.host
     world.ask(host, lambda agent: agent.define_vm(made.definition))

@@ -6,8 +6,8 @@ SIGSTOP before SIGKILL makes the moment certain: an agent that is stopped hears 
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -51,7 +51,9 @@ def test_source_s_qemu(world: World, guest: Guest) -> None:
     report = world.report(source, journey)
     assert (report.outcome, report.code) == ("failed", "qemu-gone")
     assert "crashed on the source" in report.reason
-    world.wait(lambda: guest.view().state == "stopped" and not any(map(world.traces, HOSTS)), "it is stopped everywhere")
+    world.wait(
+        lambda: guest.view().state == "stopped" and not any(map(world.traces, HOSTS)), "it is stopped everywhere"
+    )
     assert guest.host == source
     guest.ensure_running()
     guest.exactly_one(source)
@@ -207,7 +209,7 @@ def test_a_restarted_agent_finds_its_vm_again(world: World, guest: Guest, number
     host, pid = guest.host, guest.view().pid
     world.signal_agent(host, number)
     assert guest.runs()
-    assert pid is not None and os.path.exists(f"/proc/{pid}")
+    assert pid is not None and Path(f"/proc/{pid}").exists()
     world.start_agent(host)
     guest.exactly_one(host)
     assert guest.view().pid == pid

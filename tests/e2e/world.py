@@ -35,7 +35,7 @@ HOSTS = ("A", "B")
 PATIENCE_S = 45.0
 CGROUPS = Path("/sys/fs/cgroup/unified/livemove")
 #: Slower than any guest is copied otherwise, so that a journey is still copying when a test does something to it.
-SLOW = ("--max-bandwidth", "100Mbit")
+SLOW = ("--max-bandwidth", "50Mbit")
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,12 @@ class World:
     # Commands -------------------------------------------------------------------------------------------------------
 
     def livemove(
-        self, *words: str, host: str = "A", identity: Path | None = None, expect: int | None = 0, timeout_s: float = 90.0
+        self,
+        *words: str,
+        host: str = "A",
+        identity: Path | None = None,
+        expect: int | None = 0,
+        timeout_s: float = 90.0,
     ) -> Ended:
         """``livemove WORDS`` typed on a host, to its end, with the exit code `expect` (None: any)."""
         process = self.typed(*words, host=host, identity=identity)

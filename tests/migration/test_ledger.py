@@ -50,6 +50,29 @@ def test_a_paused_guest_skips_the_blackout():
     assert [step.state for step in steps][6:9] == ["skipped", "skipped", "running"]
 
 
+def test_the_blackout_begins_when_the_guest_stops_not_when_it_is_heard():
+    ledger = walk(
+        Phase.QUEUED,
+        Phase.PERMITTING,
+        Phase.CHECKING,
+        Phase.PREPARING,
+        Phase.CONNECTING,
+        Phase.COPYING,
+        Phase.CONVERGING,
+    )
+    ledger.stopped_s = 7.25
+    ledger.enter(Phase.BLACKOUT, 8.0)
+    ledger.enter(Phase.HANDING_OVER, 8.5)
+    assert [step.ms for step in ledger.steps(9.0)][6:9] == [250.0, 1250.0, 500.0]
+
+
+def test_a_blackout_that_was_over_before_it_was_heard_of_is_still_one():
+    ledger = walk(Phase.QUEUED, Phase.PERMITTING, Phase.CHECKING, Phase.PREPARING, Phase.CONNECTING, Phase.COPYING)
+    ledger.stopped_s = 6.5
+    ledger.enter(Phase.HANDING_OVER, 7.0)
+    assert [step.ms for step in ledger.steps(9.0)][5:9] == [500.0, None, 500.0, 2000.0]
+
+
 def test_the_downtime_is_an_upper_bound_made_of_its_parts():
     ledger = Ledger(0.0)
     assert ledger.downtime_ms is None

@@ -269,7 +269,7 @@ ANSWERS: dict[type[Command], tuple[type[Event], ...]] = {
 UNASKED = (
     on.ProgressSampled, on.SourceStopped, on.CopyCompleted, on.CopyFailed, on.CancelRequested, on.GuestPoweredOff,
     on.GuestReset, on.GuestPanicked, on.GuestDiskFailed, on.UserPaused, on.UserResumed, on.SourceQemuDied,
-    on.DestinationQemuDied, on.AgentRestarted,
+    on.AgentRestarted,
 )  # fmt: skip
 EXAMPLES = int(os.environ.get("LIVEMOVE_MACHINE_EXAMPLES", "500"))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
-import subprocess
 
 import pytest
 
@@ -75,12 +74,17 @@ def test_the_filter_admits_one_address_and_no_other_family():
     assert "ip6 saddr != fe80::1" in filter_rules("a-b", "fe80::1", 50000)
 
 
+async def tables() -> str:
+    done = await asyncio.create_subprocess_exec("nft", "list", "tables", stdout=asyncio.subprocess.PIPE)
+    return (await done.communicate())[0].decode()
+
+
 @pytest.mark.qemu
 @pytest.mark.skipif(shutil.which("nft") is None, reason="make setup installs nftables")
 async def test_the_filter_is_put_in_place_and_taken_away():
     await admit_only("test-filter", "127.0.0.9", 50799)
     try:
-        listed = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=True).stdout
+        listed = await tables()
         assert "livemove_test_filter" in listed
         server = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 50799)
         with pytest.raises(TimeoutError):
@@ -94,10 +98,7 @@ async def test_the_filter_is_put_in_place_and_taken_away():
     finally:
         await remove_filter("test-filter")
         await remove_filter("test-filter")
-    assert (
-        "livemove_test_filter"
-        not in subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=True).stdout
-    )
+    assert "livemove_test_filter" not in await tables()
 
 
 async def test_without_nft_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch):

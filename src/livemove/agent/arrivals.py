@@ -422,6 +422,10 @@ class Arrivals:
             answer = step(arrival.state, Request.CONTINUED)
             await self._journal.save(arrival.record, answer.state, "settled", durable=False, closed=True)
             arrival.state = answer.state
+        # the guest may have powered off before anybody listened
+        with contextlib.suppress(LivemoveError):
+            await self._vms.refresh(arrival.record.vm)
+        await self._vms.stop_powered_off()
         text = f"VM {arrival.record.vm} arrived from {arrival.record.source} and is {running.status}."
         await self._journal.add_event(arrival.record, text)
         self._release(arrival)

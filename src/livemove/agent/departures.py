@@ -15,7 +15,16 @@ from livemove.agent.vms import Vms
 from livemove.api.client import AgentClient
 from livemove.api.models import AskJourney, ErrorBody, JourneyOptions, JourneyView, NegotiatedRow, PlanView, ReportView
 from livemove.base.clock import Clock, boot_id, wall_text
-from livemove.base.errors import AlreadyMoving, Conflict, LivemoveError, NotPermitted, SameHost, UnknownJourney, by_code
+from livemove.base.errors import (
+    AlreadyMoving,
+    Conflict,
+    LivemoveError,
+    NotPermitted,
+    SameHost,
+    UnknownHost,
+    UnknownJourney,
+    by_code,
+)
 from livemove.base.settings import HostSettings
 from livemove.base.tasks import cancel_and_wait, spawn
 from livemove.base.units import parse_duration, parse_rate
@@ -38,6 +47,8 @@ _log = logging.getLogger(__name__)
 
 #: How long a journey may take to be undone when the agent is told to end.
 CLOSE_PATIENCE_S = 5.0
+#: Steps that make the VM's twin, and steps that send to it; their failures have event ids of their own.
+PLANNED_STEPS, SENDING_STEPS = (3, 4), (5, 6, 7, 8)
 
 
 @dataclass(slots=True)
@@ -80,13 +91,14 @@ class Departures:
 
     def __init__(
         self, settings: Callable[[], HostSettings], vms: Vms, journal: Journal, clock: Clock,
-        client_to: Callable[[str], AgentClient], own_offer: Callable[[str], Awaitable[Offer]],
+        client_to: Callable[[str], AgentClient], learn_cluster: Callable[[], Awaitable[object]], own_offer: Callable[[str], Awaitable[Offer]],
     ) -> None:  # fmt: skip
         self._settings = settings
         self._vms = vms
         self._journal = journal
         self._clock = clock
         self._client_to = client_to
+        self._learn_cluster = learn_cluster
         self._own_offer = own_offer
         self._open: dict[str, Departure] = {}
         self.queue = AdmissionQueue(settings().simultaneous)
@@ -109,7 +121,7 @@ class Departures:
             str(uuid.uuid4()), SOURCE, asked.vm, vm.frozen.uuid, settings.name, asked.destination,
             person, self._clock.wall_s(), {"options": asked.options.model_dump(mode="json"), "grant": ""},
         )  # fmt: skip
-        client = self._client_to(asked.destination)
+        client = await self._find_client(asked.destination)
         self._vms.journeys[asked.vm] = record.id
         try:
             status = str((await vm.monitor.execute("query-status"))["status"])
@@ -126,6 +138,14 @@ class Departures:
         departure.runner.post(on.JourneyAccepted(GuestRun.of(status)))
         departure.task = spawn(self._run(departure), name=f"journey {record.id}")
         return self.view(departure)
+
+    async def _find_client(self, host: str) -> AgentClient:
+        """Requests to `host`, also when it joined the cluster after we last looked. Raises UnknownHost."""
+        try:
+            return self._client_to(host)
+        except UnknownHost:
+            await self._learn_cluster()
+            return self._client_to(host)
 
     def _leaving(self, asked: AskJourney, role: str) -> LeavingVm:
         settings = self._settings()
@@ -223,7 +243,7 @@ class Departures:
         )
         contract = self._contract(asked.options)
         route = self._route(asked, record)
-        async with self._client_to(asked.destination) as client:
+        async with await self._find_client(asked.destination) as client:
             effects = DirectDeparture(
                 record, vm, client, route, Ledger(self._clock.monotonic_s()), self._clock, lambda event: None, _nothing
             )
@@ -300,20 +320,32 @@ class Departures:
                 self._vms.unresolved.discard(record.vm)
             self._open.pop(record.id, None)
             await departure.client.aclose()
+            # a guest that powered off while its journey was being undone is stopped like any other
+            await self._vms.stop_powered_off()
 
     async def _tell_end(self, record: Record, report: ReportView) -> None:
+        """The last events, with Hyper-V's ids for those who know them: what failed, where, and in which step."""
+        tell = self._journal.add_event
         if report.outcome == "completed":
-            await self._journal.add_event(record, f"VM {record.vm} moved to {record.destination}.")
-            return
-        level = "error" if report.outcome == "failed" else "info"
-        ids = {"link-lost": 22038, "qemu-failed": 21018} if report.outcome == "failed" else {}
-        if report.outcome == "failed":
-            text = f"VM migration operation for {record.vm} failed at migration source {record.source}: {report.reason}"
-            await self._journal.add_event(record, text, level=level, event_id=21024)
-        if report.code in ids:
-            await self._journal.add_event(record, report.reason, level=level, event_id=ids[report.code])
+            await tell(record, f"VM {record.vm} moved to {record.destination}.")
         elif report.outcome != "failed":
-            await self._journal.add_event(record, report.reason, level=level)
+            await tell(record, report.reason)
+        else:
+            step = next((step.step for step in report.steps if step.state == "failed"), 0)
+            if step in PLANNED_STEPS:
+                await tell(
+                    record,
+                    f"Planned virtual machine creation failed at {record.destination}.",
+                    level="error",
+                    event_id=21018,
+                )
+            elif step in SENDING_STEPS:
+                await tell(
+                    record, f"Failed to send data for the migration of VM {record.vm}.", level="error", event_id=22038
+                )
+            text = f"VM migration operation for {record.vm} failed at migration source {record.source}."
+            await tell(record, text, level="error", event_id=21024)
+            await tell(record, f"Live migration of {record.vm} failed: {report.reason}", level="error", event_id=21502)
 
     def find(self, name: str) -> Departure | None:
         """The open journey of that id or VM."""

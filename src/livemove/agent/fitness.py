@@ -21,16 +21,19 @@ from livemove.base.errors import (
     QemuTooOld,
 )
 from livemove.base.settings import HostSettings, describe_validation
-from livemove.hypervisor.frozen import FrozenVm, refuse_unmigratable, refuse_unsupported_cpu
+from livemove.hypervisor.frozen import FROZEN_VERSION, FrozenVm, refuse_unmigratable, refuse_unsupported_cpu
 from livemove.hypervisor.machine_facts import free_hugepages
 
 
 def read_frozen(text: str) -> FrozenVm:
     """The frozen definition that a source sent. Raises PeerViolation."""
     try:
-        return FrozenVm.model_validate_json(text)
+        frozen = FrozenVm.model_validate_json(text)
     except ValidationError as error:
         raise PeerViolation(f"The frozen definition is not one: {describe_validation(error)}") from error
+    if frozen.version != FROZEN_VERSION:
+        raise PeerViolation(f"The frozen definition has version {frozen.version}; this host knows {FROZEN_VERSION}.")
+    return frozen
 
 
 def check_fitness(frozen: FrozenVm, source_accelerator: str, vms: Vms, settings: HostSettings) -> list[str]:

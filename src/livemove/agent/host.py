@@ -18,7 +18,7 @@ from livemove.agent.vm_records import VmRecords
 from livemove.agent.vms import Vms
 from livemove.api import trust
 from livemove.api.client import AgentClient
-from livemove.api.client_identity import load_identity
+from livemove.api.client_identity import Identity, load_identity
 from livemove.api.cluster_map import ClusterMap, load_map, map_from_json, merge_maps, save_map
 from livemove.api.models import HostView, OfferBody
 from livemove.base.clock import Clock, SystemClock
@@ -54,7 +54,7 @@ class Host:
         self.journal = Journal(self.database, clock, settings.name)
         self.arrivals = Arrivals(lambda: self.settings, self.vms, self.journal, clock, self.offer)
         self.departures = Departures(
-            lambda: self.settings, self.vms, self.journal, clock, self.client_to, self._own_offer
+            lambda: self.settings, self.vms, self.journal, clock, self.client_to, self.learn_cluster, self._own_offer
         )
         self._context: ssl.SSLContext | None = None
         self._housekeeping: asyncio.Task[None] | None = None
@@ -126,6 +126,11 @@ class Host:
         if self._context is None:
             self._context = trust.client_context(self.identity)
         return AgentClient(self.identity, host, self.cluster().address_of(host), context=self._context)
+
+    def use_identity(self, identity: Identity) -> None:
+        """Show this certificate from now on; journeys under way keep the connections that they have."""
+        self.identity = identity
+        self._context = None
 
     # What this host says of itself ----------------------------------------------------------------------------------
 

@@ -46,7 +46,7 @@ async def serve(config: Path) -> None:
 def _reload(host: Host, server: AgentServer) -> None:
     try:
         host.settings = load_settings(host.config)
-        host.identity = server.reload()
+        host.use_identity(server.reload())
         _log.info("settings and certificate were read anew")
     except Exception as error:  # the old ones stay in force
         _log.error("settings or certificate were not read anew: %s", error)

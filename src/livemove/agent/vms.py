@@ -27,6 +27,7 @@ from livemove.base.errors import (
     NetworkMissing,
     NotEnoughMemory,
     NotRunning,
+    OutcomeUnknown,
 )
 from livemove.base.settings import HostSettings
 from livemove.base.tasks import cancel_and_wait, spawn
@@ -35,7 +36,7 @@ from livemove.hypervisor import process as processes
 from livemove.hypervisor.command_line import Place, command_line
 from livemove.hypervisor.definition import Definition, parse_definition
 from livemove.hypervisor.frozen import FrozenVm, definition_digest, freeze
-from livemove.hypervisor.launch import launch
+from livemove.hypervisor.launch import cgroup_of, launch
 from livemove.hypervisor.machine_facts import memory_available_bytes
 from livemove.hypervisor.memory import describe_backing, memfd_path, populate
 from livemove.hypervisor.probe import QemuFacts
@@ -126,7 +127,9 @@ class Vms:
         async with self.lock(name):
             record = self.records.get(name)
             if name in self.unresolved:
-                raise Conflict(f"The hand-over of VM '{name}' is not resolved; starting it could make it run twice.")
+                raise OutcomeUnknown(
+                    f"The hand-over of VM '{name}' is not resolved; starting it could make it run twice."
+                )
             if name in self.arriving:
                 raise Conflict(f"VM '{name}' is arriving here; it runs when it has arrived.")
             if record.moved_to:
@@ -233,9 +236,11 @@ class Vms:
         record = self.records.find(name)
         if name in self._running or (record is not None and record.process is not None):
             return
-        found = qemu_in(self.run_dir(name), name)
+        found, cgroup = qemu_in(self.run_dir(name), name), cgroup_of(name, self.run_dir(name))
         if found is not None:
             await processes.kill(found, grace_s=0)
+        # one that ended while nobody looked has left its cgroup
+        await processes.remove_cgroup(str(cgroup) if cgroup is not None else None)
         for tap in taps_of(name, uuid):
             await self._remove_tap(tap)
         self._remove_sockets(name)
@@ -332,10 +337,15 @@ class Vms:
             raise AlreadyMoving(f"VM '{name}' is being moved by journey {self.journeys[name]}.")
 
     async def command(self, name: str, command: str) -> None:
-        """``stop``, ``cont`` or ``system_reset``; refused while nobody may run the VM."""
+        """``stop``, ``cont`` or ``system_reset``; refused while nobody may run the VM.
+
+        A VM that is being moved is not resumed by hand: the order could reach QEMU just after the last page left.
+        """
         running = self.running(name)
+        if command == "cont":
+            self._refuse_moving(name)
         if name in self.unresolved:
-            raise Conflict(f"The hand-over of VM '{name}' is under way or not resolved; nobody may run it now.")
+            raise OutcomeUnknown(f"The hand-over of VM '{name}' is under way or not resolved; nobody may run it now.")
         await running.monitor.execute(command)
 
     async def refresh(self, name: str) -> None:

@@ -178,17 +178,22 @@ def cgroup2_mount(mountinfo: str) -> Path | None:
     return None
 
 
-def _make_cgroup(name: str, run_dir: Path) -> str | None:
-    """The VM's own cgroup; None, with a warning, where there is no cgroup2 or it cannot be written.
+def cgroup_of(name: str, run_dir: Path) -> Path | None:
+    """Where the VM's own cgroup is or would be, without systemd; None when there is no cgroup2.
 
     Its name holds a digest of `run_dir`, because two agents on one machine (a lab) may both have a VM of that name.
     """
     mount = cgroup2_mount(Path("/proc/self/mountinfo").read_text())
-    if mount is None:
+    digest = hashlib.sha256(os.fsencode(run_dir.resolve())).hexdigest()[:8]
+    return mount / "livemove" / f"vm-{name}-{digest}" if mount is not None else None
+
+
+def _make_cgroup(name: str, run_dir: Path) -> str | None:
+    """The VM's own cgroup; None, with a warning, where there is no cgroup2 or it cannot be written."""
+    cgroup = cgroup_of(name, run_dir)
+    if cgroup is None:
         _log.warning("QEMU of %s stays in the agent's cgroup: no cgroup2 is mounted", name)
         return None
-    digest = hashlib.sha256(os.fsencode(run_dir.resolve())).hexdigest()[:8]
-    cgroup = mount / "livemove" / f"vm-{name}-{digest}"
     try:
         with contextlib.suppress(FileNotFoundError):  # the last VM of another agent just removed the one above
             cgroup.mkdir(parents=True, exist_ok=True)

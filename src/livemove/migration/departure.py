@@ -309,8 +309,14 @@ class DirectDeparture:
     # Steps 9 and 10 -------------------------------------------------------------------------------------------------
 
     async def _send_go(self, *, resume: bool) -> Event:
+        """Pass the ownership, having looked once more that the guest does not run here.
+
+        Without a GO the question that follows has the destination abandon, which brings the guest back.
+        """
         self._ledger.go_s = self._clock.monotonic_s()
         try:
+            if (await self.engine.monitor.execute("query-status", timeout_s=5))["running"]:
+                return on.DestinationSilent("no GO was sent, because the guest runs at the source again")
             answer = await self._client.go(self.record.id, AskGo(resume=resume), timeout_s=GO_PATIENCE_S)
         except LivemoveError as error:
             return on.DestinationSilent(error.message)

@@ -1,7 +1,7 @@
 """The Diffie-Hellman group that the destination's QEMU is given beside the journey's key.
 
-Without a ``dh-params.pem`` QEMU makes a group of its own for every server credential, which takes 0.1 to over 1 s and holds
-its monitor meanwhile (measured on 10.0). RFC 7919's ffdhe2048 is a published group for exactly this use; the connections
+Without a ``dh-params.pem`` QEMU makes a group of its own for every server credential, which took 0.1 to 0.6 s of a held-up
+monitor here (10.0). RFC 7919's ffdhe2048 is a published group for exactly this use; the connections
 themselves agree on elliptic curves where both GnuTLS can, and then do not touch it.
 """
 

@@ -172,13 +172,6 @@ class SourceQemuDied(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class DestinationQemuDied(Event):
-    """The destination told that its QEMU process is gone."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
 class AgentRestarted(Event):
     """The source's agent was restarted and found this journey open in its journal.
 

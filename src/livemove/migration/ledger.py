@@ -24,8 +24,15 @@ class Ledger:
         self.first_byte_s: float | None = None
 
     def enter(self, phase: Phase, at_s: float) -> None:
-        if self._entered[-1][0] is not phase:
-            self._entered.append((phase, at_s))
+        """The journey entered `phase`; the blackout began when the guest stopped, which is heard of a moment later."""
+        last, last_s = self._entered[-1]
+        if last is phase:
+            return
+        if phase is Phase.HANDING_OVER and last is not Phase.BLACKOUT and self.stopped_s is not None:
+            self._entered.append((Phase.BLACKOUT, max(last_s, self.stopped_s)))
+        if phase is Phase.BLACKOUT and self.stopped_s is not None:
+            at_s = max(last_s, self.stopped_s)
+        self._entered.append((phase, at_s))
 
     def seconds_in(self, phase: Phase, now_s: float) -> float | None:
         """Seconds spent in `phase` so far; None when it was never entered."""

@@ -70,7 +70,7 @@ _ASKING = (Phase.HANDING_OVER, Phase.UNRESOLVED)
 
 _OBSERVATIONS = (
     on.ProgressSampled, on.GuestReset, on.GuestPanicked, on.GuestDiskFailed, on.GuestPoweredOff, on.UserPaused, on.UserResumed,
-    on.SourceStopped, on.SourceQemuDied, on.DestinationQemuDied, on.CopyFailed,
+    on.SourceStopped, on.SourceQemuDied, on.CopyFailed,
 )  # fmt: skip
 
 
@@ -157,12 +157,16 @@ def _stopped(state: State, event: Event) -> Result:
     return replace(state, phase=Phase.BLACKOUT), ()
 
 
-@_rule(_MOVING, on.CopyCompleted, *_MOVING, Phase.HANDING_OVER)
+@_rule(Phase.COPYING, on.CopyCompleted, Phase.COPYING, Phase.HANDING_OVER)
+@_rule(Phase.CONVERGING, on.CopyCompleted, Phase.CONVERGING, Phase.HANDING_OVER)
+@_rule(Phase.BLACKOUT, on.CopyCompleted, Phase.BLACKOUT, Phase.HANDING_OVER)
 def _completed(state: State, event: Event) -> Result:
     return _hand_over_when_ready(replace(state, copied=True))
 
 
-@_rule(_MOVING, on.HandOverArmed, *_MOVING, Phase.HANDING_OVER)
+@_rule(Phase.COPYING, on.HandOverArmed, Phase.COPYING, Phase.HANDING_OVER)
+@_rule(Phase.CONVERGING, on.HandOverArmed, Phase.CONVERGING, Phase.HANDING_OVER)
+@_rule(Phase.BLACKOUT, on.HandOverArmed, Phase.BLACKOUT, Phase.HANDING_OVER)
 def _armed(state: State, event: Event) -> Result:
     return _hand_over_when_ready(replace(state, armed=True))
 
@@ -240,12 +244,6 @@ def _cancelled(state: State, event: Event) -> Result:
 def _copy_failed(state: State, event: Event) -> Result:
     assert isinstance(event, on.CopyFailed)
     return _abort(state, Ending.FAILED, "link-lost", f"The copy failed: {event.reason}")
-
-
-@_rule((Phase.CONNECTING, *_MOVING), on.DestinationQemuDied, Phase.ABORTING)
-def _destination_died(state: State, event: Event) -> Result:
-    assert isinstance(event, on.DestinationQemuDied)
-    return _abort(state, Ending.FAILED, "qemu-gone", f"The destination's QEMU ended: {event.reason}")
 
 
 @_rule(_AT_SOURCE, on.SourceQemuDied, Phase.ABORTING, Phase.FAILED)
