@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 
-from livemove.lab import faults
+from livemove.lab import agents, faults
 from livemove.lab.lab import Lab, down, leftovers
 from livemove.lab.reference import Workload
 from livemove.lab.registry import RUN_ROOT
@@ -24,6 +24,22 @@ WORKLOAD = Workload(
 )
 
 
+_labs: list[Lab] = []
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failure comes with what the agents said last."""
+    report = yield
+    if report.failed:
+        for lab in _labs:
+            for host in lab.spec.hosts:
+                log = agents.log_path(lab, host)
+                text = log.read_text(errors="replace")[-4000:] if log.exists() else "there is none"
+                report.sections.append((f"log of agent {host}", text))
+    return report
+
+
 @pytest.fixture(scope="session")
 def world() -> Iterator[World]:
     """The lab with its agents; what it leaves behind when it is taken down is a failure."""
@@ -31,11 +47,13 @@ def world() -> Iterator[World]:
     asyncio.run(down(name))
     lab = asyncio.run(Lab.up(parse_lab(name, "A,B", [LINK])))
     made = World(lab)
+    _labs.append(lab)
     try:
         made.open()
         yield made
     finally:
         made.close()
+        _labs.remove(lab)
         asyncio.run(down(name))
     assert leftovers(name) == []
     assert not (RUN_ROOT / name).exists()

@@ -9,16 +9,13 @@ import asyncio
 import contextlib
 import logging
 import pwd
-import sqlite3
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from pathlib import Path
 
+from livemove.agent.arrival_effects import DYING_S, SOURCE_ENDED, Arrival, ArrivalEffects
 from livemove.agent.fitness import check_fitness, read_frozen
 from livemove.agent.grants import Grant
-from livemove.agent.vm_records import VmRecord
-from livemove.agent.vms import Running, Vms
+from livemove.agent.vms import Vms
 from livemove.api.models import (
     AskFitness,
     AskListen,
@@ -30,54 +27,21 @@ from livemove.api.models import (
     OwnershipAnswer,
 )
 from livemove.base.clock import Clock
-from livemove.base.errors import Conflict, LivemoveError, NotPermitted, PeerViolation, QemuGone, UnknownJourney
+from livemove.base.errors import Conflict, NotPermitted, PeerViolation, UnknownJourney
 from livemove.base.settings import HostSettings
 from livemove.base.tasks import cancel_and_wait, spawn
 from livemove.fleet.admission import AdmissionQueue
-from livemove.hypervisor import process as processes
-from livemove.hypervisor.frozen import FrozenVm
-from livemove.hypervisor.launch import log_tail
-from livemove.hypervisor.memory import describe_backing
-from livemove.migration.direct import configure_qemu, forget_credentials, remove_keys
-from livemove.migration.incoming import QEMU_ENDED, Answer, Effect, RefusedRequest, Request, step
+from livemove.migration.direct import configure_qemu, remove_keys
+from livemove.migration.incoming import Effect, RefusedRequest, Request
 from livemove.migration.journal import DESTINATION, Journal, Record
 from livemove.migration.model import Incoming, IncomingPhase
 from livemove.migration.receiving import LoadedWatch, PortProbe, admit_only, listen_in_qemu, remove_filter
-from livemove.migration.threads import process_cpu_seconds
 
 _log = logging.getLogger(__name__)
 
 #: Capabilities and parameters a source may set in our QEMU; everything else is the peer's violation.
 _CAPABILITIES = frozenset({"events", "return-path", "late-block-activate", "multifd", "auto-converge"})
 _PARAMETERS = frozenset({"multifd-channels", "multifd-compression", "multifd-zstd-level", "multifd-zlib-level"})
-#: A source that is silent for this long before it has sent everything is given up; it asks every few seconds.
-SILENCE_S = 60.0
-LOAD_PATIENCE_S = 10.0
-#: The source hears of our QEMU's death by its broken connection, which may be a moment before we do.
-DYING_S = 0.05
-SOURCE_ENDED = "the source ended the journey"
-
-
-@dataclass(slots=True)
-class Arrival:
-    """One journey to this host."""
-
-    record: Record
-    state: Incoming
-    frozen: FrozenVm | None = None
-    definition: str = ""
-    grant_role: str = "operator"
-    running: Running | None = None
-    probe: PortProbe | None = None
-    loaded: LoadedWatch | None = None
-    cpu_start_s: float = 0.0
-    cpu_seconds: float | None = None
-    agent_cpu_start_s: float = 0.0
-    port: int = 0
-    filtered: bool = False
-    last_contact_s: float = 0.0
-    watch: asyncio.Task[None] | None = None
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class Arrivals:
@@ -99,6 +63,9 @@ class Arrivals:
         self._arrivals: dict[str, Arrival] = {}
         self.queue = AdmissionQueue(settings().simultaneous)
         self._asked_s: dict[str, float] = {}
+        self._effects = ArrivalEffects(
+            settings, vms, journal, clock, self.queue, lambda journey: self._arrivals.pop(journey, None)
+        )
         self.default_address = ""
 
     def all(self) -> list[Arrival]:
@@ -120,9 +87,6 @@ class Arrivals:
     def knows(self, journey: str) -> bool:
         """Whether the journey was admitted already."""
         return journey in self._arrivals
-
-    def _key_dir(self, journey: str) -> Path:
-        return self._settings().run_dir / "keys" / journey
 
     # Steps 2 to 5 ---------------------------------------------------------------------------------------------------
 
@@ -161,7 +125,7 @@ class Arrivals:
         await self._journal.create(record, arrival.state)
         self._arrivals[journey] = arrival
         self._vms.arriving.add(grant.vm_name)
-        arrival.watch = spawn(self._watch_source(arrival), name=f"watch the source of {journey}")
+        arrival.watch = spawn(self._effects.watch_source(arrival), name=f"watch the source of {journey}")
 
     async def fitness(self, journey: str, source: str, asked: AskFitness, *, dry_run: bool) -> FitnessAnswer:
         """Step 3. Raises an OperatorError naming what is missing; the memory is reserved afterwards unless `dry_run`."""
@@ -201,11 +165,11 @@ class Arrivals:
                 raise PeerViolation("The skeleton was asked for before the fitness check.")
             self._expect(arrival, IncomingPhase.RESERVED)
             started_s = self._clock.monotonic_s()
-            await self._request(arrival, Request.BUILD)
+            await self._effects.request(arrival, Request.BUILD)
             taken = {other.port for other in self._arrivals.values()}
             arrival.probe = await PortProbe.open(self.migration_address, self._settings().ports, taken)
             arrival.port = arrival.probe.port
-            await self._request(arrival, Request.BUILT)
+            await self._effects.request(arrival, Request.BUILT)
             return BuildAnswer(
                 probe_port=arrival.port,
                 probe_nonce=arrival.probe.nonce,
@@ -229,11 +193,11 @@ class Arrivals:
             arrival.loaded = LoadedWatch(monitor)
             await configure_qemu(
                 monitor, tuple(asked.capabilities), dict(asked.parameters), psk_hex=asked.psk_hex,
-                psk_dir=self._key_dir(journey), endpoint="server",
+                psk_dir=self._effects.key_dir(journey), endpoint="server",
                 owner_uid=pwd.getpwnam(settings.qemu_user).pw_uid if settings.qemu_user else None,
             )  # fmt: skip
             await listen_in_qemu(monitor, self.migration_address, arrival.port)
-            await self._request(arrival, Request.LISTEN)
+            await self._effects.request(arrival, Request.LISTEN)
             return ListenAnswer(address=self.migration_address, port=arrival.port)
 
     # Steps 7 to 9: ownership ----------------------------------------------------------------------------------------
@@ -264,12 +228,8 @@ class Arrivals:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(DYING_S):
                     await arrival.running.monitor.closed.wait()
-                    reason = self._last_words(arrival)
+                    reason = self._effects.last_words(arrival)
         return await self._ownership(journey, source, Request.ABANDON, reason=reason)
-
-    def _last_words(self, arrival: Arrival) -> str:
-        tail = log_tail(self._vms.run_dir(arrival.record.vm), lines=2)
-        return f"{QEMU_ENDED}: {tail or 'without a word'}"
 
     async def _ownership(
         self, journey: str, source: str, request: Request, *, resume: bool = False, reason: str = ""
@@ -280,7 +240,7 @@ class Arrivals:
         self._get(journey, source)
         async with arrival.lock:
             try:
-                timings = await self._request(arrival, request, resume=resume, reason=reason)
+                timings = await self._effects.request(arrival, request, resume=resume, reason=reason)
             except RefusedRequest as error:
                 if arrival.state.phase is not IncomingPhase.ABANDONED:
                     raise PeerViolation(f"Journey {journey}: {error}.") from error
@@ -302,201 +262,6 @@ class Arrivals:
             raise NotPermitted(f"Journey {journey} comes from {record.source}, not from {source}.")
         return OwnershipAnswer(owned=state.phase.owns, running=state.continued, reason=state.reason)
 
-    # Carrying out the rules -----------------------------------------------------------------------------------------
-
-    async def _request(
-        self, arrival: Arrival, request: Request, *, resume: bool = False, reason: str = ""
-    ) -> dict[Effect, float]:
-        """Ask the rules and carry out their effects; milliseconds by effect. The caller holds the lock."""
-        answer = step(arrival.state, request, resume=resume, reason=reason)
-        timings: dict[Effect, float] = {}
-        for effect in answer.effects:
-            started_s = self._clock.monotonic_s()
-            if effect is Effect.RESUME_GUEST:
-                arrival.state = answer.state
-                await self._resume(arrival)
-            else:
-                await self._perform(arrival, answer, effect, request)
-            timings[effect] = timings.get(effect, 0.0) + (self._clock.monotonic_s() - started_s) * 1e3
-        if Effect.RESUME_GUEST not in answer.effects:
-            arrival.state = answer.state
-        return timings
-
-    async def _perform(self, arrival: Arrival, answer: Answer, effect: Effect, request: Request) -> None:
-        record = arrival.record
-        match effect:
-            case Effect.JOURNAL:
-                phase = answer.state.phase
-                durable = phase in (IncomingPhase.ARMED, IncomingPhase.OWNED, IncomingPhase.ABANDONED)
-                if phase is IncomingPhase.OWNED:
-                    await self._journal_owned(arrival, answer.state, request)
-                else:
-                    closed = phase in (IncomingPhase.ABANDONED, IncomingPhase.SETTLED)
-                    await self._journal.save(record, answer.state, request.value, durable=durable, closed=closed)
-            case Effect.START_QEMU:
-                arrival.state = answer.state
-                assert arrival.frozen is not None
-                arrival.running = await self._vms.launch(arrival.frozen, incoming=True)
-                arrival.cpu_start_s = process_cpu_seconds(arrival.running.process.pid)
-                arrival.agent_cpu_start_s = time.process_time()
-                arrival.running.watch = spawn(self._watch_qemu(arrival), name=f"watch arriving {record.vm}")
-            case Effect.KILL_QEMU:
-                await self._kill(arrival)
-            case Effect.RELEASE:
-                self._release(arrival)
-                spawn(self._tell_abandoned(arrival, answer.state.reason), name=f"event of {record.id}")
-            case Effect.LISTEN | Effect.RESUME_GUEST:
-                pass  # listening is carried out by listen() before the rules are asked
-
-    async def _journal_owned(self, arrival: Arrival, state: Incoming, request: Request) -> None:
-        """OWNED and the VM's own record reach the disk in one transaction."""
-        assert arrival.running is not None and arrival.frozen is not None
-        vm = VmRecord(
-            arrival.record.vm, arrival.record.vm_uuid, arrival.definition, arrival.frozen, arrival.running.process,
-            self._vms.facts.accelerator,
-        )  # fmt: skip
-        records = self._vms.records
-
-        def work(db: sqlite3.Connection) -> None:
-            records.put_within(db, vm)
-            self._journal.save_within(db, arrival.record, state, request.value)
-
-        await self._journal.transaction(work, durable=True)
-        records.remember(vm)
-
-    async def _resume(self, arrival: Arrival) -> None:
-        """Let the guest run, if it ran at the source; when it never can, the ownership goes back."""
-        running = arrival.running
-        assert running is not None
-        try:
-            if arrival.loaded is not None:
-                await arrival.loaded.wait(LOAD_PATIENCE_S)
-            # until now no guest ran in this process: all of its time went into receiving
-            arrival.cpu_seconds = process_cpu_seconds(running.process.pid) - arrival.cpu_start_s
-            if arrival.state.resume and not arrival.state.continued:
-                await running.monitor.execute("cont")
-                arrival.state = Incoming(arrival.state.phase, resume=True, continued=True)
-        except LivemoveError as error:
-            _log.error("VM %s cannot run here: %s", arrival.record.vm, error)
-            if (
-                isinstance(error, QemuGone)
-                and arrival.state.resume
-                and arrival.loaded
-                and arrival.loaded.status == "completed"
-            ):
-                # cont may have been carried out before QEMU died: the guest may have written, so it stays here, crashed
-                arrival.state = Incoming(arrival.state.phase, resume=True, continued=True)
-            await self._disown(arrival, error.message)
-            return
-        spawn(self._settle(arrival), name=f"settle {arrival.record.id}")
-
-    async def _disown(self, arrival: Arrival, reason: str) -> None:
-        answer = step(arrival.state, Request.QEMU_DIED, reason=reason)
-        for effect in answer.effects:
-            await self._perform(arrival, answer, effect, Request.QEMU_DIED)
-        arrival.state = answer.state
-        if not answer.state.phase.owns:
-            await self._vms.records.remove(arrival.record.vm)
-
-    async def _settle(self, arrival: Arrival) -> None:
-        """After the answer: the VM is one of ours, its NICs are announced, the slot is free."""
-        running = arrival.running
-        assert running is not None
-        async with arrival.lock:
-            if arrival.state.phase is not IncomingPhase.OWNED:
-                return
-            await cancel_and_wait(running.watch)
-            running.status = (
-                "running" if arrival.state.continued else str((await running.monitor.execute("query-status"))["status"])
-            )
-            self._vms.adopt(running)
-            vm = self._vms.records.get(arrival.record.vm)
-            await self._vms.records.put(replace(vm, backing=describe_backing(running.process, running.frozen)))
-            with contextlib.suppress(LivemoveError):
-                if arrival.state.continued:
-                    # QEMU announces by itself when it arrives; a second series covers switches that were slow to learn
-                    await running.monitor.execute(
-                        "announce-self", {"initial": 50, "max": 550, "rounds": 5, "step": 100}
-                    )
-                await forget_credentials(running.monitor)
-            answer = step(arrival.state, Request.CONTINUED)
-            await self._journal.save(arrival.record, answer.state, "settled", durable=False, closed=True)
-            arrival.state = answer.state
-        # the guest may have powered off before anybody listened
-        with contextlib.suppress(LivemoveError):
-            await self._vms.refresh(arrival.record.vm)
-        await self._vms.stop_powered_off()
-        text = f"VM {arrival.record.vm} arrived from {arrival.record.source} and is {running.status}."
-        await self._journal.add_event(arrival.record, text)
-        self._release(arrival)
-
-    def _release(self, arrival: Arrival) -> None:
-        journey = arrival.record.id
-        self.queue.release(journey)
-        self._vms.reserved_bytes.pop(journey, None)
-        self._vms.arriving.discard(arrival.record.vm)
-        remove_keys(self._key_dir(journey))
-        if arrival.loaded is not None:
-            arrival.loaded.close()
-        if arrival.watch is not asyncio.current_task():
-            spawn(cancel_and_wait(arrival.watch), name=f"end watch of {journey}")
-        spawn(self._forget_network(arrival), name=f"forget network of {journey}")
-
-    async def _forget_network(self, arrival: Arrival) -> None:
-        if arrival.probe is not None:
-            await arrival.probe.close()
-        if arrival.filtered:
-            await remove_filter(arrival.record.id)
-        # answers about it are asked again for a while; afterwards the database gives them
-        await asyncio.sleep(60)
-        self._arrivals.pop(arrival.record.id, None)
-
-    async def _kill(self, arrival: Arrival) -> None:
-        if arrival.running is not None:
-            if arrival.running.watch is asyncio.current_task():
-                arrival.running.watch = None
-            await self._vms.discard(arrival.running)
-        else:
-            await self._vms.discard_orphan(arrival.record.vm, arrival.record.vm_uuid)
-
-    async def _tell_abandoned(self, arrival: Arrival, reason: str) -> None:
-        level, number = ("info", None) if reason == SOURCE_ENDED else ("error", 22040)
-        await self._journal.add_event(
-            arrival.record,
-            f"The arrival of VM {arrival.record.vm} was abandoned: {reason}.",
-            level=level,
-            event_id=number,
-        )
-
-    async def _watch_qemu(self, arrival: Arrival) -> None:
-        """A QEMU that ends while it waits for its VM abandons the journey."""
-        assert arrival.running is not None
-        process = arrival.running.process
-        await processes.wait_gone(process)
-        async with arrival.lock:
-            if (
-                arrival.running is None
-                or arrival.running.process != process
-                or arrival.state.phase is IncomingPhase.SETTLED
-            ):
-                return
-            arrival.running.watch = None
-            with contextlib.suppress(RefusedRequest):
-                await self._request(arrival, Request.QEMU_DIED, reason=self._last_words(arrival))
-
-    async def _watch_source(self, arrival: Arrival) -> None:
-        """Give a silent source up, unless everything has arrived and it may have lost only its voice."""
-        while arrival.state.phase is not IncomingPhase.ABANDONED and not arrival.state.phase.owns:
-            await asyncio.sleep(2)
-            silent_s = self._clock.monotonic_s() - arrival.last_contact_s
-            loaded = arrival.loaded is not None and arrival.loaded.status == "completed"
-            if silent_s > SILENCE_S and not loaded:
-                async with arrival.lock:
-                    with contextlib.suppress(RefusedRequest):
-                        await self._request(
-                            arrival, Request.ABANDON, reason=f"the source was silent for {silent_s:.0f} s"
-                        )
-
     def facts(self, journey: str, source: str) -> DestinationFacts:
         """What the source's report says of this side; also the source's sign of life during the copy."""
         arrival = self._get(journey, source)
@@ -513,7 +278,7 @@ class Arrivals:
         for record, state in await self._journal.open_incoming():
             arrival = Arrival(record, state)
             await remove_filter(record.id)
-            remove_keys(self._key_dir(record.id))
+            remove_keys(self._effects.key_dir(record.id))
             if state.phase.owns:
                 running = self._vms.find_running(record.vm)
                 arrival.running = running
@@ -529,7 +294,9 @@ class Arrivals:
                 await self._journal.save(record, settled, "settled after a restart", durable=True, closed=True)
             else:
                 async with arrival.lock:
-                    await self._request(arrival, Request.RESTARTED, reason="the destination's agent was restarted")
+                    await self._effects.request(
+                        arrival, Request.RESTARTED, reason="the destination's agent was restarted"
+                    )
 
     async def close(self) -> None:
         """The agent ends: let go of everything that others can find again."""
