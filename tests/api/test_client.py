@@ -14,15 +14,8 @@ import pytest
 
 from livemove.api import client as client_module
 from livemove.api.client import AgentClient
-from livemove.api.models import (
-    AskFitness,
-    AskGo,
-    AskIncoming,
-    AskJourney,
-    AskListen,
-    ConsoleChunk,
-    OwnershipAnswer,
-)
+from livemove.api.incoming_models import AskFitness, AskGo, AskIncoming, AskListen, OwnershipAnswer
+from livemove.api.models import AskJourney, ConsoleChunk
 from livemove.base.errors import (
     AgentUnreachable,
     Bug,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import pwd
 import time
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from livemove.agent.arrival_effects import DYING_S, SOURCE_ENDED, Arrival, Arriv
 from livemove.agent.fitness import check_fitness, read_frozen
 from livemove.agent.grants import Grant
 from livemove.agent.vms import Vms
-from livemove.api.models import (
+from livemove.api.incoming_models import (
     AskFitness,
     AskListen,
     BuildAnswer,
@@ -36,8 +35,6 @@ from livemove.migration.incoming import Effect, RefusedRequest, Request
 from livemove.migration.journal import DESTINATION, Journal, Record
 from livemove.migration.model import Incoming, IncomingPhase
 from livemove.migration.receiving import LoadedWatch, PortProbe, admit_only, listen_in_qemu, remove_filter
-
-_log = logging.getLogger(__name__)
 
 #: Capabilities and parameters a source may set in our QEMU; everything else is the peer's violation.
 _CAPABILITIES = frozenset({"events", "return-path", "late-block-activate", "multifd", "auto-converge"})
@@ -154,7 +151,7 @@ class Arrivals:
     def _fitness_answer(self, notes: list[str]) -> FitnessAnswer:
         return FitnessAnswer(
             offer=self._offer(""), migration_address=self.migration_address,
-            trusted_networks=list(self._settings().trusted_networks), notes=notes,
+            trusted_networks=list(self._settings().trusted_networks), notes=tuple(notes),
         )  # fmt: skip
 
     async def build(self, journey: str, source: str) -> BuildAnswer:

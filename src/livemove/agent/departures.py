@@ -9,8 +9,10 @@ import logging
 import pwd
 import uuid
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+from livemove.agent.leaving import LeavingVm
+from livemove.agent.recovery import Recovery
 from livemove.agent.vms import Vms
 from livemove.api.client import AgentClient
 from livemove.api.models import AskJourney, ErrorBody, JourneyOptions, JourneyView, NegotiatedRow, PlanView, ReportView
@@ -29,14 +31,12 @@ from livemove.base.settings import HostSettings
 from livemove.base.tasks import cancel_and_wait, spawn
 from livemove.base.units import parse_duration, parse_rate
 from livemove.fleet.admission import AdmissionQueue
-from livemove.hypervisor.frozen import FrozenVm
-from livemove.hypervisor.qmp import Monitor
 from livemove.migration import events as on
 from livemove.migration.departure import DirectDeparture, Route
 from livemove.migration.journal import SOURCE, Journal, Record
 from livemove.migration.ledger import Ledger
 from livemove.migration.machine import begin
-from livemove.migration.model import GuestRun, Owner, Phase, State
+from livemove.migration.model import GuestRun, Owner, State
 from livemove.migration.report import make_report, progress_view
 from livemove.migration.runner import JourneyRunner
 from livemove.network.routes import source_address_towards
@@ -49,28 +49,6 @@ _log = logging.getLogger(__name__)
 CLOSE_PATIENCE_S = 5.0
 #: Steps that make the VM's twin, and steps that send to it; their failures have event ids of their own.
 PLANNED_STEPS, SENDING_STEPS = (3, 4), (5, 6, 7, 8)
-
-
-@dataclass(slots=True)
-class LeavingVm:
-    """A VM of ours as its journey sees it; see departure.SourceVm."""
-
-    vms: Vms
-    name: str
-    frozen: FrozenVm
-    definition: str
-    monitor: Monitor
-    pid: int
-    accelerator: str
-
-    async def remove(self, moved_to: str) -> None:
-        async with self.vms.lock(self.name):
-            # the guest runs elsewhere: nothing here is worth a polite end
-            await self.vms.stopped_in_order(self.name, moved_to=moved_to, grace_s=0)
-
-    async def stop_powered_off(self) -> None:
-        async with self.vms.lock(self.name):
-            await self.vms.stopped_in_order(self.name)
 
 
 @dataclass(slots=True)
@@ -99,6 +77,7 @@ class Departures:
         self._clock = clock
         self._client_to = client_to
         self._learn_cluster = learn_cluster
+        self._recovery = Recovery(vms, journal, client_to)
         self._own_offer = own_offer
         self._open: dict[str, Departure] = {}
         self.queue = AdmissionQueue(settings().simultaneous)
@@ -385,7 +364,7 @@ class Departures:
             running = self._vms.find_running(record.vm)
             vm_record = self._vms.records.find(record.vm)
             if running is None or vm_record is None:
-                await self._resolve_without_qemu(record, state)
+                await self._recovery.resolve(record, state)
                 continue
             self._vms.journeys[record.vm] = record.id
             vm = LeavingVm(
@@ -403,48 +382,6 @@ class Departures:
             departure.runner.post(on.AgentRestarted(go_impossible=status != "completed"))
             self._changed(record, state)
             departure.task = spawn(self._run(departure), name=f"journey {record.id}")
-
-    async def _resolve_without_qemu(self, record: Record, state: State) -> None:
-        """The source's QEMU is gone too: either the VM moved, or it crashed; the destination knows."""
-        if state.owner is Owner.DESTINATION:
-            answer_owned = True
-        elif not state.armed:
-            answer_owned = False
-            await self._abandon_quietly(record)
-        else:
-            self._vms.unresolved.add(record.vm)
-            spawn(self._ask_until_known(record, state), name=f"resolve {record.id}")
-            return
-        await self._close_without_qemu(record, state, owned=answer_owned)
-
-    async def _abandon_quietly(self, record: Record) -> None:
-        try:
-            async with self._client_to(record.destination) as client:
-                await client.abandon(record.id, timeout_s=3)
-        except LivemoveError as error:
-            _log.info("journey %s: the destination was not told to clean up: %s", record.id, error)
-
-    async def _ask_until_known(self, record: Record, state: State) -> None:
-        while True:
-            try:
-                async with self._client_to(record.destination) as client:
-                    answer = await client.ask(record.id, timeout_s=8)
-                break
-            except LivemoveError as error:
-                _log.warning("journey %s: still asking %s: %s", record.id, record.destination, error)
-                await asyncio.sleep(2)
-        self._vms.unresolved.discard(record.vm)
-        await self._close_without_qemu(record, state, owned=answer.owned)
-
-    async def _close_without_qemu(self, record: Record, state: State, *, owned: bool) -> None:
-        owner = Owner.DESTINATION if owned else Owner.SOURCE
-        end = replace(state, phase=Phase.COMPLETED if owned else Phase.FAILED, owner=owner)
-        if owned and self._vms.records.find(record.vm) is not None:
-            async with self._vms.lock(record.vm):
-                await self._vms.stopped_in_order(record.vm, moved_to=record.destination)
-        text = "the VM is at the destination" if owned else "the VM crashed on the source while the agent was away"
-        await self._journal.save(record, end, text, durable=True, closed=True)
-        await self._journal.add_event(record, f"Resolved after a restart: {text}.", level="info" if owned else "error")
 
     async def close(self) -> None:
         """The agent ends: journeys that can still be undone are, so that no guest stops with nobody to wake it.

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from livemove.agent.vms import Vms
 from livemove.base.errors import (
     Conflict,
+    CpuUnsupported,
     DiskUnreachable,
     HugePagesMissing,
     MigrationBlocked,
@@ -53,7 +54,11 @@ def check_fitness(frozen: FrozenVm, source_accelerator: str, vms: Vms, settings:
             f"QEMU {facts.version_text} on {host} has no machine type {frozen.machine}, with which the VM was started.",
             remedy=f"Update QEMU on {host}, or restart the VM with a machine type that both hosts have.", where=host,
         )  # fmt: skip
-    refuse_unsupported_cpu(frozen, facts)
+    try:
+        refuse_unsupported_cpu(frozen, facts)
+    except CpuUnsupported as error:
+        text = f"{host} cannot run VM '{frozen.name}': {error.message}"
+        raise CpuUnsupported(text, remedy=error.remedy, where=host) from error
     refuse_unmigratable(frozen)
     for path in frozen.files:
         _check_file(path, host)

@@ -20,7 +20,8 @@ from livemove.api import trust
 from livemove.api.client import AgentClient
 from livemove.api.client_identity import Identity, load_identity
 from livemove.api.cluster_map import ClusterMap, load_map, map_from_json, merge_maps, save_map
-from livemove.api.models import HostView, OfferBody
+from livemove.api.incoming_models import OfferBody
+from livemove.api.models import HostView
 from livemove.base.clock import Clock, SystemClock
 from livemove.base.database import Database
 from livemove.base.errors import LivemoveError

@@ -10,7 +10,7 @@ from livemove.agent.grants import check_grant
 from livemove.agent.host import Host
 from livemove.agent.tls_server import require_host
 from livemove.api.client_identity import Peer
-from livemove.api.models import (
+from livemove.api.incoming_models import (
     AskFitness,
     AskGo,
     AskIncoming,
@@ -21,8 +21,8 @@ from livemove.api.models import (
     IncomingAnswer,
     ListenAnswer,
     OwnershipAnswer,
-    ReportView,
 )
+from livemove.api.models import ReportView
 from livemove.base.errors import NotPermitted
 
 Source = Annotated[Peer, Depends(require_host())]

@@ -170,10 +170,11 @@ class Vms:
         reserve = parse_size(self._settings().memory_reserve)
         free = memory_available_bytes() - reserve - self.promised_bytes()
         if frozen.memory_bytes > free:
+            host = self._settings().name
             raise NotEnoughMemory(
-                f"VM '{frozen.name}' needs {format_size(frozen.memory_bytes)}, and this host has {format_size(max(free, 0))} "
+                f"VM '{frozen.name}' needs {format_size(frozen.memory_bytes)}, and {host} has {format_size(max(free, 0))} "
                 f"beyond its promises and the reserve of {format_size(reserve)}.",
-                where=self._settings().name,
+                where=host,
             )
 
     def promised_bytes(self) -> int:

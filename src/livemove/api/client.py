@@ -25,32 +25,34 @@ from pydantic import ValidationError
 
 from livemove.api import trust
 from livemove.api.client_identity import Identity
-from livemove.api.models import (
+from livemove.api.incoming_models import (
     AskFitness,
     AskGo,
-    AskGrant,
     AskIncoming,
-    AskJourney,
     AskListen,
     BuildAnswer,
+    DestinationFacts,
+    FitnessAnswer,
+    IncomingAnswer,
+    ListenAnswer,
+    OwnershipAnswer,
+)
+from livemove.api.models import (
+    AskGrant,
+    AskJourney,
     ChangeSettings,
     ClientBlackout,
     ClusterView,
     ConsoleChunk,
     ConsoleInput,
     DefineVm,
-    DestinationFacts,
     ErrorBody,
     EventList,
-    FitnessAnswer,
     GrantAnswer,
     HostView,
-    IncomingAnswer,
     JourneyList,
     JourneyView,
-    ListenAnswer,
     Model,
-    OwnershipAnswer,
     PlanView,
     ReportList,
     ReportView,

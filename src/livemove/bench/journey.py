@@ -126,7 +126,7 @@ def progress_line(pair: int, pairs: int, engine: str, sample: Sample) -> str:
     text = (
         f"pair {pair} of {pairs}, {engine}: copy {sample['copy_ms'] / 1e3:.2f} s, downtime {sample['downtime_ms']:.0f} ms"
         f" (the client waited {sample['client_gap_ms']:.0f} ms), {sample['rounds']} rounds,"
-        f" {sample['busy_cores']:.1f} cores at work"
+        f" {sample['busy_cores']:.1f} cores at work, {sample['others_cores']:.1f} of them for other programs"
     )
     if "command_to_first_byte_ms" in sample:
         text += f", first byte after {sample['command_to_first_byte_ms']:.0f} ms"

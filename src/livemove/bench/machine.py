@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import psutil
 
 from livemove import __version__
+from livemove.base.clock import Clock
 from livemove.bench.report import HostFacts
 from livemove.hypervisor.machine_facts import cpu_count, memory_total_bytes
 from livemove.hypervisor.probe import QemuFacts
 
 CPUINFO = Path("/proc/cpuinfo")
-_KINDS = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
+# Of psutil's kinds of time; that of guests under KVM is in user time already.
+_AT_WORK = ("user", "nice", "system", "irq", "softirq")
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 def host_facts(qemu: QemuFacts) -> HostFacts:
@@ -36,20 +41,36 @@ def cpu_model(cpuinfo: str) -> str:
 
 
 class Busyness:
-    """How busy the machine was since this was made: other programs' work is in it, and tells a disturbed sample."""
+    """How busy the machine was since this was made, and how much of that was not ours: it tells a disturbed sample.
 
-    def __init__(self) -> None:
-        self._start = psutil.cpu_times()
+    :param own_cpu_s: CPU seconds so far of everything that belongs to the benchmark.
+    """
+
+    def __init__(self, own_cpu_s: Callable[[], float], clock: Clock) -> None:
+        self._own_cpu_s, self._clock = own_cpu_s, clock
+        self._started_s, self._own_start_s, self._start = clock.monotonic_s(), own_cpu_s(), psutil.cpu_times()
 
     def cores(self) -> dict[str, float]:
-        """Cores at work, and cores that the machine's own host took away (steal), on average."""
+        """Cores at work on average: all, those of other programs, and those that this machine's own host took (steal)."""
         change = [now - then for now, then in zip(psutil.cpu_times(), self._start, strict=True)]
-        spent = dict(zip(self._start._fields, change, strict=True))
-        # guest time is in user time already
-        total_s = sum(spent.get(name, 0.0) for name in _KINDS)
-        busy_s = total_s - spent["idle"] - spent.get("iowait", 0.0) - spent.get("steal", 0.0)
-        scale = cpu_count() / total_s if total_s > 0 else 0.0
-        return {"busy_cores": round(busy_s * scale, 2), "stolen_cores": round(spent.get("steal", 0.0) * scale, 2)}
+        own_s, elapsed_s = self._own_cpu_s() - self._own_start_s, self._clock.monotonic_s() - self._started_s
+        spent_s = dict(zip(self._start._fields, change, strict=True))
+        busy_s = sum(spent_s.get(name, 0.0) for name in _AT_WORK)
+        amounts_s = {"busy": busy_s, "others": max(0.0, busy_s - own_s), "stolen": spent_s.get("steal", 0.0)}
+        return {f"{name}_cores": round(amount / elapsed_s, 2) for name, amount in amounts_s.items()}
+
+
+def cpu_seconds_of(pids: Iterable[int]) -> float:
+    """CPU seconds so far of these processes and of their children that have ended, and of our own that have."""
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    total_s = ended.ru_utime + ended.ru_stime
+    for pid in pids:
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        total_s += sum(int(field) for field in fields[11:15]) / _TICKS_PER_S
+    return total_s
 
 
 def load_1min() -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,7 +19,7 @@ from typing import Any, Protocol
 
 from livemove.base.clock import Clock
 from livemove.base.errors import JourneyFailed, LinkError, error_from_json
-from livemove.bench.machine import Busyness
+from livemove.bench.machine import Busyness, cpu_seconds_of
 from livemove.bench.report import Sample
 from livemove.bench.scenario import Scenario
 from livemove.hypervisor.launch import cgroup2_mount
@@ -148,7 +149,7 @@ class Testbed:
         """Move the guest while a client talks to it; the sample tells also what the client saw."""
         async with ClientProbe(self.lab, guest.identity.address) as probe:
             await probe.answered(at_least=ANSWERS_BEFORE)
-            start_s, busyness = self.clock.monotonic_s(), Busyness()
+            start_s, busyness = self.clock.monotonic_s(), Busyness(self._own_cpu_s, self.clock)
             sample = await guest.move(destination)
             end_s, busy = self.clock.monotonic_s(), busyness.cores()
             await asyncio.sleep(AFTER_COPY_S)
@@ -157,6 +158,9 @@ class Testbed:
         if result.lost_connections:
             raise LinkError(f"The client of guest '{guest.identity.name}' lost its connection while it moved.")
         return {**sample, **busy, "client_gap_ms": round(gap.length_s * 1e3, 1) if gap is not None else 0.0}
+
+    def _own_cpu_s(self) -> float:
+        return cpu_seconds_of([os.getpid(), *processes.find(self.lab.spec.name, self.lab.namespace_ids)])
 
     async def check(self, guest: MeasuredGuest) -> dict[str, int]:
         """The guest compares all its pages. Raises JourneyFailed when one is not as it must be, LinkError without answer."""

@@ -15,7 +15,8 @@ _ROWS = (
     ("rounds", "rounds", "", 1.0, 0),
     ("on the wire", "wire_bytes", "MB", 1e-6, 1),
     ("pages sent", "normal_pages", "", 1.0, 0),
-    ("machine's cores at work", "busy_cores", "", 1.0, 2),
+    ("cores at work", "busy_cores", "", 1.0, 2),
+    ("  for other programs", "others_cores", "", 1.0, 2),
 )
 
 

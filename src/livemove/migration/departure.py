@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from livemove.api.client import AgentClient
-from livemove.api.models import (
+from livemove.api.incoming_models import (
     AskFitness,
     AskGo,
     AskIncoming,

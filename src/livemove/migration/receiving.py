@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import errno
 import ipaddress
+import os
 import secrets
 import socket
 from collections.abc import Iterable
@@ -58,11 +59,11 @@ class PortProbe:
                 if error.errno == errno.EADDRINUSE:
                     continue
                 raise PortClosed(
-                    f"This host cannot listen on {address}: {error.strerror}.",
-                    remedy="Set 'migration_address' to an address that this host has.",
+                    f"The destination cannot listen on {address}: {os.strerror(error.errno or 0)}.",
+                    remedy="Set 'migration_address' of the destination to an address that it has.",
                 ) from error
             return cls(server, address, port, nonce)
-        raise PortClosed("All ports of 'port_range' are in use.", remedy="Widen 'port_range' on the destination.")
+        raise PortClosed("All ports of the destination's 'port_range' are in use.", remedy="Widen 'port_range' on the destination.")
 
     async def close(self) -> None:
         """Stop listening; the port is free when this returns. May be called twice."""

@@ -1,0 +1,31 @@
+"""A VM of this host as the journey that takes it away sees it; see migration.departure.SourceVm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from livemove.agent.vms import Vms
+from livemove.hypervisor.frozen import FrozenVm
+from livemove.hypervisor.qmp import Monitor
+
+
+@dataclass(slots=True)
+class LeavingVm:
+    """A VM of ours that leaves."""
+
+    vms: Vms
+    name: str
+    frozen: FrozenVm
+    definition: str
+    monitor: Monitor
+    pid: int
+    accelerator: str
+
+    async def remove(self, moved_to: str) -> None:
+        async with self.vms.lock(self.name):
+            # the guest runs elsewhere: nothing here is worth a polite end
+            await self.vms.stopped_in_order(self.name, moved_to=moved_to, grace_s=0)
+
+    async def stop_powered_off(self) -> None:
+        async with self.vms.lock(self.name):
+            await self.vms.stopped_in_order(self.name)

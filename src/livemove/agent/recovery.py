@@ -1,0 +1,70 @@
+"""Journeys whose source's QEMU is gone as well when the agent starts again: asking is all that is left."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+
+from livemove.agent.vms import Vms
+from livemove.api.client import AgentClient
+from livemove.base.errors import (
+    LivemoveError,
+)
+from livemove.base.tasks import spawn
+from livemove.migration.journal import Journal, Record
+from livemove.migration.model import Owner, Phase, State
+
+_log = logging.getLogger(__name__)
+
+
+class Recovery:
+    """Resolves them one by one; those that nobody can answer yet stay unresolved, and their VMs may not be started."""
+
+    def __init__(self, vms: Vms, journal: Journal, client_to: Callable[[str], AgentClient]) -> None:
+        self._vms = vms
+        self._journal = journal
+        self._client_to = client_to
+
+    async def resolve(self, record: Record, state: State) -> None:
+        """The source's QEMU is gone too: either the VM moved, or it crashed; the destination knows."""
+        if state.owner is Owner.DESTINATION:
+            answer_owned = True
+        elif not state.armed:
+            answer_owned = False
+            await self._abandon_quietly(record)
+        else:
+            self._vms.unresolved.add(record.vm)
+            spawn(self._ask_until_known(record, state), name=f"resolve {record.id}")
+            return
+        await self._close_without_qemu(record, state, owned=answer_owned)
+
+    async def _abandon_quietly(self, record: Record) -> None:
+        try:
+            async with self._client_to(record.destination) as client:
+                await client.abandon(record.id, timeout_s=3)
+        except LivemoveError as error:
+            _log.info("journey %s: the destination was not told to clean up: %s", record.id, error)
+
+    async def _ask_until_known(self, record: Record, state: State) -> None:
+        while True:
+            try:
+                async with self._client_to(record.destination) as client:
+                    answer = await client.ask(record.id, timeout_s=8)
+                break
+            except LivemoveError as error:
+                _log.warning("journey %s: still asking %s: %s", record.id, record.destination, error)
+                await asyncio.sleep(2)
+        self._vms.unresolved.discard(record.vm)
+        await self._close_without_qemu(record, state, owned=answer.owned)
+
+    async def _close_without_qemu(self, record: Record, state: State, *, owned: bool) -> None:
+        owner = Owner.DESTINATION if owned else Owner.SOURCE
+        end = replace(state, phase=Phase.COMPLETED if owned else Phase.FAILED, owner=owner)
+        if owned and self._vms.records.find(record.vm) is not None:
+            async with self._vms.lock(record.vm):
+                await self._vms.stopped_in_order(record.vm, moved_to=record.destination)
+        text = "the VM is at the destination" if owned else "the VM crashed on the source while the agent was away"
+        await self._journal.save(record, end, text, durable=True, closed=True)
+        await self._journal.add_event(record, f"Resolved after a restart: {text}.", level="info" if owned else "error")
