@@ -18,6 +18,8 @@ from livemove.base.errors import AgentUnreachable, LinkError, LivemoveError, Unk
 from livemove.cli.plain_view import JourneyShow
 
 POLL_S = 0.15
+# the first round is long, and on a small host every question takes CPU from the copy
+COPY_POLL_S = 0.4
 SILENCE_S = 60.0
 """An agent that says nothing for this long is given up; restarting one takes a few seconds."""
 REPORT_WAIT_S = 5.0
@@ -76,7 +78,7 @@ async def follow(
             show.note("Cancelling; press Ctrl-C again to leave the journey running.")
             await _cancel(agent, view.id, show)
         else:
-            await interrupts.sleep(POLL_S)
+            await interrupts.sleep(COPY_POLL_S if view.phase == "copying" else POLL_S)
         try:
             before, view = view, await agent.journey(view.id)
             if view.events_count > before.events_count or seen_event == 0:

@@ -44,7 +44,9 @@ from livemove.policy.transport import Agreement, Offer, Wish, agree
 
 _log = logging.getLogger(__name__)
 
-SAMPLE_INTERVAL_S = 0.1
+#: Rounds announce themselves and are read at once; in between these suffice, and cost the copy less CPU on a small host.
+SAMPLE_INTERVAL_S, FIRST_ROUND_INTERVAL_S = 0.1, 0.25
+CPU_INTERVAL_S = 0.5
 KEEPALIVE_S = 5.0
 #: A GO that is not answered in this time is asked about; asking again and again starts here and slows down to the last.
 GO_PATIENCE_S = 8.0
@@ -271,11 +273,12 @@ class DirectDeparture:
         return on.CopyStarted()
 
     async def _sample(self) -> None:
-        """Read the counters ten times a second and at once when a round begins; a sign of life now and then."""
-        alive_s = self._clock.monotonic_s()
+        """Read the counters now and then and at once when a round begins; a sign of life every few seconds."""
+        alive_s = cpu_s = self._clock.monotonic_s()
         while True:
+            first = self.engine.counters.rounds <= 1
             try:
-                async with asyncio.timeout(SAMPLE_INTERVAL_S):
+                async with asyncio.timeout(FIRST_ROUND_INTERVAL_S if first else SAMPLE_INTERVAL_S):
                     await self._round_began.wait()
             except TimeoutError:
                 pass
@@ -287,11 +290,14 @@ class DirectDeparture:
             except LivemoveError as error:
                 _log.warning("journey %s: counters could not be read: %s", self.record.id, error)
                 continue
-            self.cpu.read()
             if sample is not None:
                 self._post(on.ProgressSampled(sample))
-            if self._clock.monotonic_s() - alive_s > KEEPALIVE_S:
-                alive_s = self._clock.monotonic_s()
+            now_s = self._clock.monotonic_s()
+            if now_s - cpu_s > CPU_INTERVAL_S or (sample is not None and sample.round > 1):
+                cpu_s = now_s
+                self.cpu.read()
+            if now_s - alive_s > KEEPALIVE_S:
+                alive_s = now_s
                 spawn(self._say_alive(), name=f"sign of life of {self.record.id}")
 
     async def _say_alive(self) -> None:

@@ -63,7 +63,9 @@ class PortProbe:
                     remedy="Set 'migration_address' of the destination to an address that it has.",
                 ) from error
             return cls(server, address, port, nonce)
-        raise PortClosed("All ports of the destination's 'port_range' are in use.", remedy="Widen 'port_range' on the destination.")
+        raise PortClosed(
+            "All ports of the destination's 'port_range' are in use.", remedy="Widen 'port_range' on the destination."
+        )
 
     async def close(self) -> None:
         """Stop listening; the port is free when this returns. May be called twice."""
