@@ -69,8 +69,10 @@ def resident(world: World) -> Guest:
 @pytest.fixture
 def guest(world: World, resident: Guest) -> Iterator[Guest]:
     """A guest that runs, on either host, with its usual load. Afterwards: one, whole, and the link as it was."""
+    world.ensure_agents()
     resident.ensure_running()
     yield resident
+    world.ensure_agents()
     world.do(faults.set_rate(world.lab, 0, 125_000_000))
     view = resident.view()
     if view.state == "running":

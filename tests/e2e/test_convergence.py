@@ -68,7 +68,7 @@ def test_it_is_slowed_down_where_that_is_allowed_and_runs_at_full_speed_afterwar
         "--to",
         other(source),
         "--downtime",
-        "450ms",
+        "300ms",
         "--deadline",
         "60s",
         "--throttle",

@@ -128,7 +128,7 @@ def test_with_one_slot_the_second_journey_waits_and_both_arrive(world: World, gu
     source, destination = guest.host, other(guest.host)
     world.livemove("host", "set", "simultaneous=1", "--host", source)
     try:
-        first_journey = world.start_journey(guest.name, source, "--max-bandwidth", "300Mbit")
+        first_journey = world.start_journey(guest.name, source, "--max-bandwidth", "200Mbit")
         world.wait_copying(source, first_journey)
         second_journey = world.start_journey(second.name, source)
         status = world.livemove("status", "--json").json

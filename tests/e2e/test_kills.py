@@ -120,7 +120,7 @@ def test_destination_s_agent_before_it_takes_the_vm(world: World, guest: Guest) 
     world.wait(lambda: world.phase(source, journey) == "unresolved", "the source does not know")
     # UNKNOWN starts nobody
     assert world.vm(source, guest.name).state == "unknown"
-    assert world.livemove("vm", "resume", guest.name, "--json", expect=18).json["code"] == "conflict"
+    assert world.livemove("vm", "resume", guest.name, "--json", expect=13).json["code"] == "already-moving"
     world.start_agent(destination)
     report = world.report(source, journey)
     assert (report.outcome, report.owner) == ("failed", "source")

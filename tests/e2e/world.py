@@ -153,6 +153,14 @@ class World:
         self.signal_agent(host, number)
         self.start_agent(host)
 
+    def ensure_agents(self) -> None:
+        """Start the agents that a failed test has left ended or stopped."""
+        for host in HOSTS:
+            if self.lab.processes(host, agents.LABEL):
+                self.signal_agent(host, signal.SIGCONT)
+            else:
+                self.start_agent(host)
+
     def settings(self, host: str, changes: Mapping[str, str]) -> None:
         """Change settings of a host."""
         self.ask(host, lambda agent: agent.change_settings(changes))

@@ -11,8 +11,10 @@ import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from livemove.agent.asked import bandwidth_of, contract_of, wish_of
 from livemove.agent.leaving import LeavingVm
 from livemove.agent.recovery import Recovery
+from livemove.agent.vm_view import view_vm
 from livemove.agent.vms import Vms
 from livemove.api.client import AgentClient
 from livemove.api.models import AskJourney, ErrorBody, JourneyOptions, JourneyView, NegotiatedRow, PlanView, ReportView
@@ -29,7 +31,7 @@ from livemove.base.errors import (
 )
 from livemove.base.settings import HostSettings
 from livemove.base.tasks import cancel_and_wait, spawn
-from livemove.base.units import parse_duration, parse_rate
+from livemove.base.units import parse_duration
 from livemove.fleet.admission import AdmissionQueue
 from livemove.migration import events as on
 from livemove.migration.departure import DirectDeparture, Route
@@ -40,8 +42,7 @@ from livemove.migration.model import GuestRun, Owner, State
 from livemove.migration.report import make_report, progress_view
 from livemove.migration.runner import JourneyRunner
 from livemove.network.routes import source_address_towards
-from livemove.policy.convergence import Contract
-from livemove.policy.transport import Offer, Wish
+from livemove.policy.transport import Offer
 
 _log = logging.getLogger(__name__)
 
@@ -104,7 +105,7 @@ class Departures:
         self._vms.journeys[asked.vm] = record.id
         try:
             status = str((await vm.monitor.execute("query-status"))["status"])
-            state = begin(self._contract(asked.options))
+            state = begin(contract_of(asked.options, self._settings()))
             await self._journal.create(record, state)
             await client.__aenter__()
         except BaseException:
@@ -148,14 +149,6 @@ class Departures:
             record.accelerator,
         )
 
-    def _contract(self, options: JourneyOptions) -> Contract:
-        settings = self._settings()
-        deadline_s = options.deadline_s or (parse_duration(settings.deadline) if settings.deadline else None)
-        return Contract(
-            options.downtime_s or parse_duration(settings.downtime), deadline_s,
-            settings.max_throttle if options.throttle else 0,
-        )  # fmt: skip
-
     def _assemble(
         self, record: Record, state: State, vm: LeavingVm, client: AgentClient, asked: AskJourney, started_s: float
     ) -> Departure:
@@ -183,15 +176,8 @@ class Departures:
 
     def _route(self, asked: AskJourney, record: Record) -> Route:
         settings, options = self._settings(), asked.options
-        limits = [
-            options.max_bandwidth_bytes_per_s,
-            parse_rate(settings.max_bandwidth) if settings.max_bandwidth else None,
-        ]
-        channels = settings.channels if options.channels is None else options.channels
         return Route(
-            grant=asked.grant,
-            wish=Wish(options.option or settings.option, channels, settings.compression_level, True, options.throttle),
-            max_bandwidth_bytes_per_s=min((limit for limit in limits if limit), default=0),
+            grant=asked.grant, wish=wish_of(options, settings), max_bandwidth_bytes_per_s=bandwidth_of(options, settings),
             prepare_timeout_s=parse_duration(settings.prepare_timeout), key_dir=settings.run_dir / "keys" / record.id,
             qemu_uid=pwd.getpwnam(settings.qemu_user).pw_uid if settings.qemu_user else None, trusted=self._trusted,
             source_address=source_address_towards, own_offer=self._own_offer,
@@ -220,7 +206,7 @@ class Departures:
             0.0,
             {},
         )
-        contract = self._contract(asked.options)
+        contract = contract_of(asked.options, self._settings())
         route = self._route(asked, record)
         async with await self._find_client(asked.destination) as client:
             effects = DirectDeparture(
@@ -232,7 +218,7 @@ class Departures:
             fitness = await client.check_fitness(record.id, effects.fitness_question(), dry_run=True)
             agreement = await effects.negotiate(fitness)
         notes = list(effects.findings.notes)
-        view = self._vms.view(self._vms.records.get(asked.vm), settings.name)
+        view = view_vm(self._vms, self._vms.records.get(asked.vm), settings.name)
         if view.edited:
             notes.append("The definition was edited since the VM's start; the one frozen at the start is used.")
         return PlanView(

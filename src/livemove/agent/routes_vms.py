@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Query, Response
 from livemove.agent.console import read_console, type_on_console
 from livemove.agent.host import Host
 from livemove.agent.tls_server import require_role
+from livemove.agent.vm_view import view_vm
 from livemove.api.client_identity import Peer
 from livemove.api.models import ConsoleChunk, ConsoleInput, DefineVm, VmList, VmView
 from livemove.base.errors import NotPermitted
@@ -26,12 +27,12 @@ def make_router(host: Host) -> APIRouter:
     vms = host.vms
 
     def view(name: str) -> VmView:
-        return vms.view(vms.records.get(name), host.settings.name)
+        return view_vm(vms, vms.records.get(name), host.settings.name)
 
     @router.get("")
     async def list_vms(peer: Viewer) -> VmList:
         """The VMs of this host, those that are arriving or have moved away included."""
-        views = [vms.view(record, host.settings.name) for record in vms.records.all()]
+        views = [view_vm(vms, record, host.settings.name) for record in vms.records.all()]
         here = {entry.name for entry in views if entry.state != "moved"}
         for arrival in host.arrivals.all():
             phase = arrival.state.phase

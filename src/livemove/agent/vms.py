@@ -18,13 +18,11 @@ from pathlib import Path
 
 from livemove.agent.orphans import qemu_in
 from livemove.agent.vm_records import VmRecord, VmRecords, stopped
-from livemove.api.models import VmView
 from livemove.base.errors import (
     AlreadyMoving,
     Conflict,
     HypervisorError,
     LivemoveError,
-    NetworkMissing,
     NotEnoughMemory,
     NotRunning,
     OutcomeUnknown,
@@ -42,12 +40,11 @@ from livemove.hypervisor.memory import describe_backing, memfd_path, populate
 from livemove.hypervisor.probe import QemuFacts
 from livemove.hypervisor.process import QemuProcess
 from livemove.hypervisor.qmp import Monitor, QmpEvent
-from livemove.network.taps import make_tap, remove_tap, tap_name, taps_of
+from livemove.network.taps import make_tap, remove_tap_patiently, tap_name, taps_of
 
 _log = logging.getLogger(__name__)
 
 STOP_PATIENCE_S = 30.0
-TAP_TRIES, TAP_PAUSE_S = 100, 0.03
 
 
 @dataclass(slots=True)
@@ -243,7 +240,7 @@ class Vms:
         # one that ended while nobody looked has left its cgroup
         await processes.remove_cgroup(str(cgroup) if cgroup is not None else None)
         for tap in taps_of(name, uuid):
-            await self._remove_tap(tap)
+            await remove_tap_patiently(tap)
         self._remove_sockets(name)
 
     def _remove_sockets(self, name: str) -> None:
@@ -253,17 +250,7 @@ class Vms:
     async def _remove_taps(self, frozen: FrozenVm, taps: list[str]) -> None:
         for nic, tap in zip(frozen.nics, taps, strict=False):
             if not nic.tap:
-                await self._remove_tap(tap)
-
-    async def _remove_tap(self, tap: str) -> None:
-        """The kernel lets go of a killed process's tap a little after the process has gone."""
-        for patience in range(TAP_TRIES):
-            try:
-                return await asyncio.to_thread(remove_tap, tap)
-            except NetworkMissing:
-                if patience == TAP_TRIES - 1:
-                    raise
-                await asyncio.sleep(TAP_PAUSE_S)
+                await remove_tap_patiently(tap)
 
     def adopt(self, running: Running) -> None:
         """Watch a QEMU from now on as one of this host's VMs."""
@@ -362,25 +349,7 @@ class Vms:
             self._refuse_moving(name)
             await self.records.remove(name)
 
-    # Views and restarts ---------------------------------------------------------------------------------------------
-
-    def view(self, record: VmRecord, host: str) -> VmView:
-        """What people see of one VM."""
-        running = self._running.get(record.name)
-        frozen = record.frozen
-        state = running.status if running else "moved" if record.moved_to else "stopped"
-        if record.name in self.unresolved:
-            state = "unknown"
-        elif record.name in self.journeys and running:
-            state = "leaving" if running.status == "running" else running.status
-        return VmView(
-            name=record.name, host=host, uuid=record.uuid, state=state, accelerator=record.accelerator,
-            cpus=frozen.cpus if frozen else 0, memory_bytes=frozen.memory_bytes if frozen else 0,
-            memory_backing=record.backing, pid=running.process.pid if running else None, moved_to=record.moved_to,
-            journey=self.journeys.get(record.name, ""), definition=record.definition,
-            edited=frozen is not None and frozen.definition_digest != definition_digest(record.definition),
-            frozen=frozen.model_dump(mode="json") if frozen else None,
-        )  # fmt: skip
+    # Restarts -------------------------------------------------------------------------------------------------------
 
     async def find_again(self) -> None:
         """After a restart of the agent: adopt the QEMUs that still run, note those that ended meanwhile."""

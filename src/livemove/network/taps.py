@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import fcntl
 import hashlib
@@ -20,6 +21,7 @@ _IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _SIOCGIFMTU, _SIOCSIFMTU = 0x8913, 0x8914, 0x8921, 0x8922
 _SIOCGIFINDEX, _SIOCBRADDIF = 0x8933, 0x89A2
 _IFF_UP = 0x1
+_TRIES, _PAUSE_S = 100, 0.03
 
 NAME_BYTES = 16
 
@@ -130,3 +132,17 @@ def _encoded(name: str) -> bytes:
     if not 0 < len(encoded) < NAME_BYTES:
         raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
     return encoded
+
+
+async def remove_tap_patiently(name: str) -> None:
+    """Remove the tap of a QEMU that has just ended: the kernel lets go of it a little after the process has gone.
+
+    Raises NetworkMissing when it is in use still after some seconds.
+    """
+    for tried in range(_TRIES):
+        try:
+            return await asyncio.to_thread(remove_tap, name)
+        except NetworkMissing:
+            if tried == _TRIES - 1:
+                raise
+            await asyncio.sleep(_PAUSE_S)

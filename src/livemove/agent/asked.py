@@ -1,0 +1,28 @@
+"""What was asked of a journey, with the host's settings where nothing was said."""
+
+from __future__ import annotations
+
+from livemove.api.models import JourneyOptions
+from livemove.base.settings import HostSettings
+from livemove.base.units import parse_duration, parse_rate
+from livemove.policy.convergence import Contract
+from livemove.policy.transport import Wish
+
+
+def contract_of(options: JourneyOptions, settings: HostSettings) -> Contract:
+    """The downtime, deadline and throttling that the user accepts."""
+    deadline_s = options.deadline_s or (parse_duration(settings.deadline) if settings.deadline else None)
+    throttle = settings.max_throttle if options.throttle else 0
+    return Contract(options.downtime_s or parse_duration(settings.downtime), deadline_s, throttle)
+
+
+def wish_of(options: JourneyOptions, settings: HostSettings) -> Wish:
+    """What the two QEMUs are to agree on; TLS unless the network turns out to be trusted."""
+    channels = settings.channels if options.channels is None else options.channels
+    return Wish(options.option or settings.option, channels, settings.compression_level, True, options.throttle)
+
+
+def bandwidth_of(options: JourneyOptions, settings: HostSettings) -> int:
+    """The lower of the host's limit and the journey's, bytes per second; 0: none."""
+    host = parse_rate(settings.max_bandwidth) if settings.max_bandwidth else None
+    return min((limit for limit in (options.max_bandwidth_bytes_per_s, host) if limit), default=0)
