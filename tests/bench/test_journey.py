@@ -34,7 +34,7 @@ SMALL = against_stock(
 
 def stock_of(pair: int, copy_ms: float, downtime_ms: float) -> Sample:
     return {
-        "pair": pair, "copy_ms": copy_ms, "downtime_ms": downtime_ms, "downtime_qemu_ms": downtime_ms - 1,
+        "pair": pair, "copy_ms": copy_ms, "first_round_ms": copy_ms - 50, "downtime_ms": downtime_ms, "downtime_qemu_ms": downtime_ms - 1,
         "client_gap_ms": downtime_ms + 5, "rounds": 3, "wire_bytes": 2_000_000, "normal_pages": 500, "busy_cores": 1.26, "others_cores": 0.1,
     }  # fmt: skip
 
@@ -121,6 +121,10 @@ def test_report_as_text() -> None:
     row = next(line.split() for line in text.splitlines() if line.startswith("copy (ms)"))
     assert row == ["copy", "(ms)", "1100", "[1100", "to", "1100]", "1000", "[1000", "to", "1000]"]
     assert "  0 command, until the journey begins  430.0" in text
+    assert "quiet machine" not in text
+    for result in report.scenarios:
+        result.samples[0]["others_cores"] = 0.8
+    assert "Other programs took 0.8 cores" in "\n".join(report_lines(report))
     report.complete = True
     assert "INCOMPLETE" not in "\n".join(report_lines(report))
     no_bar = next(ratio for name, ratio in report.ratios.items() if name == "client_gap_extra_ms")

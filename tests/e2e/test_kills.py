@@ -193,10 +193,11 @@ def test_an_agent_at_an_unforeseen_moment_near_the_hand_over(world: World, guest
     near = ("converging", "blackout", "handing-over", "cleaning", "completed")
     world.wait(lambda: world.phase(source, journey) in near, "the hand-over is near", pause_s=0.001)
     victims = {"source": [source], "destination": [destination], "both": [source, destination]}[side]
-    for host in victims:
-        faults.kill(world.lab, world.agent_pid(host))
-    for host in victims:
-        world.wait(lambda host=host: not world.lab.processes(host, "agent"), f"the agent of {host} ends")
+    pids = {host: world.agent_pid(host) for host in victims}
+    for pid in pids.values():
+        faults.kill(world.lab, pid)
+    for host, pid in pids.items():
+        world.wait_ended(pid)
         world.start_agent(host)
     where = guest.exactly_one()
     assert where in (source, destination)

@@ -21,8 +21,8 @@ from livemove.api.models import JourneyView, ReportView, VmView
 from livemove.api.trust import client_context
 from livemove.base.clock import SystemClock
 from livemove.base.errors import LinkError, LivemoveError, UnknownVm
-from livemove.hypervisor.process import QemuProcess
-from livemove.lab import agents, faults
+from livemove.hypervisor.process import QemuProcess, start_ticks
+from livemove.lab import agents, faults, processes
 from livemove.lab.image import GuestImage, ensure_image
 from livemove.lab.lab import Lab
 from livemove.lab.reference import Workload, ask_guest, parse_fields
@@ -142,7 +142,16 @@ class World:
         pid = self.agent_pid(host)
         faults.kill(self.lab, pid, number)
         if number in (signal.SIGKILL, signal.SIGTERM):
-            self.wait(lambda: not self.lab.processes(host, agents.LABEL), f"the agent of {host} ends", timeout_s=15)
+            self.wait_ended(pid)
+
+    def wait_ended(self, pid: int) -> None:
+        """Return when all threads of a process have gone, and so its sockets."""
+
+        def ended() -> bool:
+            processes.reap()
+            return start_ticks(pid) is None
+
+        self.wait(ended, f"process {pid} ends", timeout_s=15, pause_s=0.01)
 
     def start_agent(self, host: str) -> None:
         """Start an agent that was ended; returns when it answers."""

@@ -57,6 +57,7 @@ class OurGuest:
         first_byte_ms = report["command_to_first_byte_ms"]
         return {
             "copy_ms": report["copy_ms"],
+            "first_round_ms": next(step["ms"] for step in report["steps"] if step["step"] == 6),
             "downtime_ms": report["downtime_ms"],
             "downtime_qemu_ms": report["downtime_qemu_ms"],
             "rounds": report["rounds"],

@@ -52,8 +52,9 @@ class Moments:
 
     def hear(self, side: str, event: QmpEvent) -> None:
         """For Monitor.listen."""
-        status = f" {event.data.get('status')}" if event.name == "MIGRATION" else ""
-        self.at_s.setdefault(f"{side} {event.name}{status}", event.received_monotonic_s)
+        which = {"MIGRATION": "status", "MIGRATION_PASS": "pass"}.get(event.name)
+        suffix = f" {event.data.get(which)}" if which is not None else ""
+        self.at_s.setdefault(f"{side} {event.name}{suffix}", event.received_monotonic_s)
         self._news.set()
 
     async def until(self, *wanted: str) -> None:
@@ -212,6 +213,7 @@ def stock_sample(began_s: float, at_s: dict[str, float], counters: dict[str, Any
     ram = counters["ram"]
     return {
         "copy_ms": round((at_s["source MIGRATION completed"] - began_s) * 1e3, 2),
+        "first_round_ms": round((at_s["source MIGRATION_PASS 2"] - began_s) * 1e3, 2),
         "downtime_ms": round((at_s["destination RESUME"] - at_s["source STOP"]) * 1e3, 3),
         "downtime_qemu_ms": counters.get("downtime"),
         "setup_ms": counters.get("setup-time"),

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from livemove.bench.report import Ratio, Report, Sample
-from livemove.bench.statistics import median_interval
+from livemove.bench.statistics import median, median_interval
+
+# What system services take up; with more, samples of one side were seen to differ by a third.
+QUIET_CORES = 0.3
 
 _ROWS = (
     ("copy", "copy_ms", "ms", 1.0, 0),
+    ("  of it the first round", "first_round_ms", "ms", 1.0, 0),
     ("downtime", "downtime_ms", "ms", 1.0, 1),
     ("  by QEMU", "downtime_qemu_ms", "ms", 1.0, 0),
     ("  by the client", "client_gap_ms", "ms", 1.0, 1),
@@ -41,6 +45,9 @@ def report_lines(report: Report) -> list[str]:
     ):
         if parts:
             lines += ["", title, *_columns([[f"  {name}", f"{ms:.1f}"] for name, ms in parts.items()])]
+    others = [sample["others_cores"] for sample in [*ours.samples, *stock.samples]]
+    if others and median(others) > QUIET_CORES:
+        lines += ["", f"Other programs took {median(others):.1f} cores meanwhile: repeat this on a quiet machine."]
     if report.ratios:
         lines += ["", *(verdict_line(name, ratio) for name, ratio in report.ratios.items())]
     return lines
