@@ -313,8 +313,10 @@ def test_a_definition_edited_since_the_start_is_kept_and_the_frozen_one_moves(
 def test_a_dry_run_shows_the_plan_and_changes_nothing(world: World, guest: Guest) -> None:
     destination = other(guest.host)
     with unchanged(world, guest):
-        plan = world.livemove("migrate", guest.name, "--to", destination, "--dry-run", "--json", *SLOW).json
+        plan = world.livemove(
+            "migrate", guest.name, "--to", destination, "--dry-run", "--json", "--max-bandwidth", SLOW
+        ).json
     assert (plan["vm"], plan["source"], plan["destination"]) == (guest.name, guest.host, destination)
     assert plan["migration_address"] == str(world.lab.spec.link_address(destination, 0))
-    assert plan["max_bandwidth_bytes_per_s"] == 6_250_000
+    assert plan["max_bandwidth_bytes_per_s"] == 2_500_000
     assert {row["feature"] for row in plan["negotiated"]} >= {"multifd", "tls-psk", "return-path"}

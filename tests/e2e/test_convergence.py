@@ -46,10 +46,10 @@ def test_at_the_deadline_it_is_at_the_source_at_full_speed(world: World, writer:
     source = writer.host
     before = _pages_per_s(world, writer)
     ended = world.livemove(
-        "migrate", writer.name, "--to", other(source), "--downtime", "60ms", "--deadline", "7s", "--json", expect=62
+        "migrate", writer.name, "--to", other(source), "--downtime", "60ms", "--deadline", "6s", "--json", expect=62
     ).json
     assert ended["code"] == "deadline-passed"
-    assert "the deadline of 7.0 s has passed" in ended["message"]
+    assert "the deadline of 6.0 s has passed" in ended["message"]
     report = ended["details"]["report"]
     assert (report["outcome"], report["owner"], report["downtime_ms"]) == ("failed", "source", None)
     assert any("rounds no longer shrink" in decision for decision in report["decisions"]), report["decisions"]

@@ -88,7 +88,8 @@ def _neighbour(world: World, guest: Guest) -> str:
 
 def test_status_shows_a_journey_while_it_runs_and_a_second_one_is_refused(world: World, guest: Guest) -> None:
     source, destination = guest.host, other(guest.host)
-    journey = world.start_journey(guest.name, source, *SLOW)
+    words = ("migrate", guest.name, "--to", destination, "--max-bandwidth", SLOW, "--detach", "--json")
+    journey = world.livemove(*words).json["id"]
     world.wait_copying(source, journey)
     views = world.livemove("status", "--json").json["journeys"]
     assert [(view["id"], view["vm"], view["phase"], view["owner"]) for view in views] == [
@@ -128,7 +129,7 @@ def test_with_one_slot_the_second_journey_waits_and_both_arrive(world: World, gu
     source, destination = guest.host, other(guest.host)
     world.livemove("host", "set", "simultaneous=1", "--host", source)
     try:
-        first_journey = world.start_journey(guest.name, source, "--max-bandwidth", "200Mbit")
+        first_journey = world.start_journey(guest.name, source, "100Mbit")
         world.wait_copying(source, first_journey)
         second_journey = world.start_journey(second.name, source)
         status = world.livemove("status", "--json").json
@@ -149,7 +150,7 @@ def test_the_second_of_two_waits_for_the_destination_s_slot_too(world: World, gu
     source, destination = guest.host, other(guest.host)
     world.settings(destination, {"simultaneous": "1"})
     try:
-        first_journey = world.start_journey(guest.name, source, *SLOW)
+        first_journey = world.start_journey(guest.name, source, SLOW)
         world.wait_copying(source, first_journey)
         second_journey = world.start_journey(second.name, source)
         waiting = world.wait(

@@ -6,7 +6,7 @@ import pytest
 
 from livemove.base.errors import LinkError
 
-from .world import CGROUPS, SLOW, Guest, World, other
+from .world import CGROUPS, SLOW, STEADY, Guest, World, other
 
 pytestmark = pytest.mark.qemu
 
@@ -14,13 +14,13 @@ pytestmark = pytest.mark.qemu
 def test_a_paused_guest_arrives_paused_and_runs_on_there_when_it_is_resumed(world: World, guest: Guest) -> None:
     source, destination = guest.host, other(guest.host)
     clock_ms = int(world.guest(guest.address, "stat")["t_ms"])
-    world.livemove("vm", "pause", guest.name)
+    guest.pause()
     assert guest.view().state == "paused"
     report = world.livemove("migrate", guest.name, "--to", destination, "--json").json
     assert (report["outcome"], report["arrived_as"]) == ("completed", "paused")
     guest.exactly_one(destination, state="paused")
     assert not _answers(world, guest)
-    world.livemove("vm", "resume", guest.name)
+    guest.resume()
     guest.exactly_one(destination)
     # its clock stood still from the pause on
     assert clock_ms < int(world.guest(guest.address, "stat")["t_ms"]) < clock_ms + 10_000
@@ -31,13 +31,13 @@ def test_a_paused_guest_arrives_paused_and_runs_on_there_when_it_is_resumed(worl
 
 def test_a_pause_in_mid_copy_is_kept_at_the_destination(world: World, guest: Guest) -> None:
     source, destination = guest.host, other(guest.host)
-    journey = world.start_journey(guest.name, source, "--max-bandwidth", "300Mbit")
+    journey = world.start_journey(guest.name, source, STEADY)
     world.wait_copying(source, journey)
-    world.livemove("vm", "pause", guest.name)
+    guest.pause()
     report = world.report(source, journey)
     assert (report.outcome, report.arrived_as) == ("completed", "paused")
     guest.exactly_one(destination, state="paused")
-    world.livemove("vm", "resume", guest.name)
+    guest.resume()
     guest.exactly_one(destination)
     guest.check()
 
@@ -45,13 +45,13 @@ def test_a_pause_in_mid_copy_is_kept_at_the_destination(world: World, guest: Gue
 def test_a_paused_guest_is_not_resumed_by_hand_in_mid_copy(world: World, guest: Guest) -> None:
     """The order could reach QEMU just after the last page has left."""
     source, destination = guest.host, other(guest.host)
-    world.livemove("vm", "pause", guest.name)
-    journey = world.start_journey(guest.name, source, "--max-bandwidth", "300Mbit")
+    guest.pause()
+    journey = world.start_journey(guest.name, source, STEADY)
     world.wait_copying(source, journey)
     assert world.livemove("vm", "resume", guest.name, "--json", expect=13).json["code"] == "already-moving"
     report = world.report(source, journey)
     assert (report.outcome, report.arrived_as) == ("completed", "paused")
-    world.livemove("vm", "resume", guest.name)
+    guest.resume()
     guest.exactly_one(destination)
     guest.check()
 
@@ -60,7 +60,7 @@ def test_a_guest_that_powers_off_in_mid_copy_ends_the_journey_and_is_stopped_at_
     world: World, guest: Guest
 ) -> None:
     source, destination = guest.host, other(guest.host)
-    command = world.typed("migrate", guest.name, "--to", destination, *SLOW, "--json")
+    command = world.typed("migrate", guest.name, "--to", destination, "--max-bandwidth", SLOW, "--json")
     journey = world.wait(lambda: [view.id for view in world.journeys(source)], "the journey begins")[0]
     world.wait_copying(source, journey)
     _tell(world, guest, "poweroff")
@@ -90,7 +90,7 @@ def test_a_forced_stop_leaves_a_definition_and_nothing_else(world: World, guest:
 
 def test_a_guest_that_reboots_in_mid_copy_arrives_running(world: World, guest: Guest) -> None:
     source, destination = guest.host, other(guest.host)
-    journey = world.start_journey(guest.name, source, "--max-bandwidth", "300Mbit")
+    journey = world.start_journey(guest.name, source, STEADY)
     world.wait_copying(source, journey)
     _tell(world, guest, "reboot")
     report = world.report(source, journey)
@@ -104,7 +104,7 @@ def test_a_guest_that_reboots_in_mid_copy_arrives_running(world: World, guest: G
 
 def test_a_guest_that_panics_in_mid_copy_arrives_as_it_is(world: World, guest: Guest) -> None:
     source, destination = guest.host, other(guest.host)
-    journey = world.start_journey(guest.name, source, "--max-bandwidth", "300Mbit")
+    journey = world.start_journey(guest.name, source, STEADY)
     world.wait_copying(source, journey)
     _tell(world, guest, "panic")
     report = world.report(source, journey)

@@ -17,10 +17,11 @@ from livemove.agent.orphans import qemu_in
 from livemove.api.client import AgentClient
 from livemove.api.client_identity import load_identity
 from livemove.api.cluster_map import load_map
-from livemove.api.models import JourneyView, ReportView, VmView
+from livemove.api.models import AskJourney, JourneyOptions, JourneyView, ReportView, VmView
 from livemove.api.trust import client_context
 from livemove.base.clock import SystemClock
 from livemove.base.errors import LinkError, LivemoveError, UnknownVm
+from livemove.base.units import parse_rate
 from livemove.hypervisor.process import QemuProcess, start_ticks
 from livemove.lab import agents, faults, processes
 from livemove.lab.image import GuestImage, ensure_image
@@ -35,7 +36,9 @@ HOSTS = ("A", "B")
 PATIENCE_S = 45.0
 CGROUPS = Path("/sys/fs/cgroup/unified/livemove")
 #: Slower than any guest is copied otherwise, so that a journey is still copying when a test does something to it.
-SLOW = ("--max-bandwidth", "50Mbit")
+SLOW = "20Mbit"
+#: A copy of some seconds: long enough to do something in it, short enough to wait for its end.
+STEADY = "300Mbit"
 
 
 @dataclass(frozen=True)
@@ -187,17 +190,20 @@ class World:
         """Journeys under way."""
         return self.ask(host, lambda agent: agent.journeys())
 
-    def start_journey(self, vm: str, source: str, *words: str) -> str:
-        """``livemove migrate --detach``; the journey's id."""
-        destination = other(source)
-        view = self.livemove("migrate", vm, "--to", destination, *words, "--detach", "--json").json
-        return str(view["id"])
+    def start_journey(self, vm: str, source: str, max_bandwidth: str = "") -> str:
+        """Begin to move a VM away from `source`, as ``migrate --detach`` does; the journey's id."""
+        view, destination = self.vm(source, vm), other(source)
+        assert view is not None
+        grant = self.ask(destination, lambda agent: agent.ask_grant(vm, view.uuid, source))
+        options = JourneyOptions(max_bandwidth_bytes_per_s=parse_rate(max_bandwidth) if max_bandwidth else None)
+        body = AskJourney(vm=vm, destination=destination, grant=grant, options=options)
+        return self.ask(source, lambda agent: agent.start_journey(body)).id
 
     def phase(self, host: str, journey: str) -> str:
         """The journey's phase by the agent of its source; its outcome when it has ended."""
         return self.ask(host, lambda agent: agent.journey(journey)).phase
 
-    def wait_copying(self, host: str, journey: str, *, bytes_sent: int = 4 << 20) -> JourneyView:
+    def wait_copying(self, host: str, journey: str, *, bytes_sent: int = 1 << 20) -> JourneyView:
         """Return in the middle of the copy."""
 
         def copying() -> JourneyView | None:
@@ -333,6 +339,21 @@ class Guest:
         assert int(checked["checked"]) > 0 and int(checked["bad"]) == 0, checked
         seen = self.world.guest(self.address, "stat")
         assert int(seen["bad"]) == 0, seen
+
+    def pause(self) -> None:
+        self.world.ask(self.host, lambda agent: agent.pause_vm(self.name))
+
+    def resume(self) -> None:
+        self.world.ask(self.host, lambda agent: agent.resume_vm(self.name))
+
+    def move(self) -> ReportView:
+        """A journey to the other host, which must complete."""
+        source = self.host
+        report = self.world.report(source, self.world.start_journey(self.name, source))
+        assert report.outcome == "completed", report
+        self.exactly_one(other(source))
+        self.check()
+        return report
 
     def runs(self) -> bool:
         """Whether its clock goes on."""

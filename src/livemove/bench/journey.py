@@ -1,8 +1,8 @@
 """The benchmark ``journey``: what livemove's care costs against stock QEMU driven by hand.
 
 1. a lab with one link; a guest for each engine, alike, booted one after the other
-2. one uncounted move of each from A to B: from then on both run on memory that has arrived once, as every counted one does
-3. pairs: both guests make the same way, one right after the other; who goes first alternates
+2. one uncounted move of each from A to B: from then on both are guests that have arrived, as in every counted move
+3. pairs: both guests make the same way, one right after the other, on memory that is warm; who goes first alternates
 4. each guest compares all its pages
 """
 
@@ -102,6 +102,7 @@ async def _run(
             guest = guests[engine]
             destination = HOSTS[0] if guest.host == HOSTS[1] else HOSTS[1]
             sample: Sample = {"pair": pair, "way": f"{guest.host} to {destination}", "load_1min": load_1min()}
+            await bed.warm(guest)
             await guest.resume()
             await asyncio.sleep(settle_s)
             sample |= await bed.watched_move(guest, destination)

@@ -38,6 +38,9 @@ class OurGuest:
     async def resume(self) -> None:
         await self._bed.livemove(self.host, "vm", "resume", self.identity.name)
 
+    async def pid(self) -> int:
+        return int((await self._bed.livemove(self.host, "vm", "show", self.identity.name))["pid"])
+
     async def move(self, destination: str) -> Sample:
         scenario = self._bed.scenario
         words = ["migrate", self.identity.name, "--to", destination, "--option", _OPTIONS[scenario.compression]]

@@ -93,6 +93,9 @@ class StockGuest:
     async def resume(self) -> None:
         await self._qemus[self.host].monitor.execute("cont")
 
+    async def pid(self) -> int:
+        return self._qemus[self.host].pid
+
     async def move(self, destination: str) -> Sample:
         source = self._qemus[self.host]
         arriving = await self._launch(destination, incoming=True)

@@ -7,18 +7,20 @@ filling 400 MiB before every sample would take far longer than the sample, and s
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import mmap
 import os
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any, Protocol
 
 from livemove.base.clock import Clock
-from livemove.base.errors import JourneyFailed, LinkError, error_from_json
+from livemove.base.errors import JourneyFailed, LinkError, QemuGone, error_from_json
+from livemove.base.units import MIB
 from livemove.bench.machine import Busyness, cpu_seconds_of
 from livemove.bench.report import Sample
 from livemove.bench.scenario import Scenario
@@ -40,6 +42,10 @@ CHECK_TIMEOUT_S = 120.0
 AFTER_COPY_S = 0.6
 # Messages that the client has had answered before a copy begins: it is then in its stride.
 ANSWERS_BEFORE = 20
+# From linux/mman.h: fault all pages in for writing, which writes nothing. Kernels since 5.14 have it.
+_MADV_POPULATE_WRITE = 23
+# Some 30 ms each: our loop hears QEMU's events in between.
+WARM_CHUNK_BYTES = 64 * MIB
 _POLL_S = 0.05
 
 
@@ -75,6 +81,9 @@ class MeasuredGuest(Protocol):
 
     async def resume(self) -> None:
         """It runs on."""
+
+    async def pid(self) -> int:
+        """The process id of its QEMU."""
 
     async def move(self, destination: str) -> Sample:
         """Move it, and what that took. Raises LivemoveError when it did not arrive running."""
@@ -145,6 +154,19 @@ class Testbed:
         """What the guest has said so far."""
         return read_console(*guest.consoles())
 
+    async def warm(self, guest: MeasuredGuest) -> None:
+        """Bring all memory of the guest's QEMU into being, zeroed, without changing any of it.
+
+        A QEMU into which a guest has just moved never touched the guest's zero pages. Its own first move would find them one
+        by one and spend more processor time on that than on everything else. Raises QemuGone when QEMU is not there.
+        """
+        pid, size_bytes = await guest.pid(), self.scenario.guest.memory_mib * MIB
+        path = _memory_of(pid, size_bytes)
+        with path.open("r+b") as file, mmap.mmap(file.fileno(), size_bytes) as memory:
+            for start in range(0, size_bytes, WARM_CHUNK_BYTES):
+                memory.madvise(_MADV_POPULATE_WRITE, start, min(WARM_CHUNK_BYTES, size_bytes - start))
+                await asyncio.sleep(0)
+
     async def watched_move(self, guest: MeasuredGuest, destination: str) -> Sample:
         """Move the guest while a client talks to it; the sample tells also what the client saw."""
         async with ClientProbe(self.lab, guest.identity.address) as probe:
@@ -182,7 +204,7 @@ class Testbed:
         return {"checked": int(said["checked"]), "bad": bad}
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def testbed(name: str, scenario: Scenario, clock: Clock) -> AsyncIterator[Testbed]:
     """A lab called `name` with running agents; nothing of it is left afterwards, however the block ends.
 
@@ -205,6 +227,15 @@ async def testbed(name: str, scenario: Scenario, clock: Clock) -> AsyncIterator[
             await lab.down()
             for group in groups:
                 await remove_cgroup(str(group))
+
+
+def _memory_of(pid: int, size_bytes: int) -> Path:
+    """The memfd with the guest's memory."""
+    with contextlib.suppress(OSError):
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            if str(entry.readlink()).startswith("/memfd:") and entry.stat().st_size == size_bytes:
+                return entry
+    raise QemuGone(f"QEMU (process {pid}) has no memory of {size_bytes >> 20} MiB to warm up.")
 
 
 def _cgroups_of(lab: Lab) -> set[Path]:
