@@ -257,7 +257,9 @@ class World:
                 found.append(f"process {entry.name}")
         links = json.loads(self.run(host, "ip", "-j", "link"))
         found += [f"tap {link['ifname']}" for link in links if link["ifname"].startswith("lm")]
-        found += [f"nft {line}" for line in self.run(host, "nft", "list", "tables").splitlines() if "livemove_" in line]
+        # of family inet are the agents' tables; the lab's own (netdev) goes with the lab
+        tables = self.run(host, "nft", "list", "tables").splitlines()
+        found += [f"nft {line}" for line in tables if "inet livemove_" in line]
         files = (path for path in self.run_dir(host).rglob("*") if path.suffix not in (".log", ".old"))
         found += [f"file {path.relative_to(self.run_dir(host))}" for path in files if not _is_vm_directory(path)]
         return sorted(found)
