@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from livemove.api import client as client_module
+from livemove.api import client_connection
 from livemove.api.client import AgentClient
 from livemove.api.incoming_models import AskFitness, AskGo, AskIncoming, AskListen, OwnershipAnswer
 from livemove.api.models import AskJourney, ConsoleChunk
@@ -220,7 +220,7 @@ async def test_an_answer_that_never_ends_is_late() -> None:
 
 
 async def test_an_answer_that_is_too_long_is_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "MAX_ANSWER_BYTES", 1 << 20)
+    monkeypatch.setattr(client_connection, "MAX_ANSWER_BYTES", 1 << 20)
     sent = 0
 
     class Endless(httpx.AsyncByteStream):

@@ -24,7 +24,7 @@ class Model(BaseModel):
 
 
 class ErrorBody(Model):
-    """The body of every answer that is not 2xx; see base/errors.py."""
+    """The body of every answer that is not 2xx; see base/errors."""
 
     code: str
     exit_code: int

@@ -69,7 +69,9 @@ def verbs() -> list[str]:
 
 def errors() -> list[type[LivemoveError]]:
     """The error classes that users meet: those of base.errors and of the command line, by exit code."""
-    return [kind for kind in every_error() if kind.__module__ in ("livemove.base.errors", "livemove.cli.output")]
+    return [
+        kind for kind in every_error() if kind.__module__.startswith(("livemove.base.errors.", "livemove.cli.output"))
+    ]
 
 
 def settings_markdown() -> str:
