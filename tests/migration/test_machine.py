@@ -117,6 +117,36 @@ def test_silence_leads_to_a_question_and_never_to_a_guess():
     book >> on.DestinationOwned() << do.RemoveSource()
 
 
+def test_a_source_that_dies_in_the_hand_over_leaves_the_vm_to_the_destination_that_has_loaded_it():
+    book = handing_over() >> on.SourceQemuDied("killed", proven=True)
+    book >> on.DestinationSilent("no monitor") << do.SendGo(resume=True, source_gone=True)
+    book >> on.DestinationSilent("still") << do.SendGo(resume=True, source_gone=True)
+    book >> on.DestinationOwned() << do.RemoveSource()
+    book >> on.SourceRemoved() << do.Finish()
+    book.ends(Phase.COMPLETED, Owner.DESTINATION)
+
+
+def test_a_source_that_dies_while_the_destination_is_asked():
+    book = handing_over() >> on.DestinationSilent("timed out") << do.AskDestination()
+    book >> on.SourceQemuDied("killed", proven=True) >> on.DestinationSilent("still")
+    book << do.SendGo(resume=True, source_gone=True)
+    book >> on.DestinationDisowned("it asked first") << do.CancelCopy(resume=True)
+    book >> on.SourceQemuDied("killed", proven=True) << do.Finish()
+    abort = book.ends(Phase.FAILED, Owner.SOURCE).abort
+    assert abort is not None and abort.ending is Ending.SOURCE_CRASHED
+
+
+def test_a_monitor_that_closes_in_the_hand_over_proves_nothing():
+    book = handing_over() >> on.SourceQemuDied("its monitor closed") >> on.DestinationSilent("timed out")
+    book << do.AskDestination()
+
+
+def test_it_may_be_handed_over_before_the_destination_is_asked_to_arm():
+    book = Playbook(replace(copying().state, may_hand_over=False, armed=False)) >> on.CopyStarted()
+    assert book.state.may_hand_over and not book.state.armed
+    book << do.ArmHandOver()
+
+
 def test_a_link_that_breaks_in_the_copy():
     book = copying() >> on.CopyFailed("connection reset") << do.CancelCopy(resume=True) << do.AbandonDestination()
     book >> on.CopyCancelled()
@@ -242,7 +272,7 @@ def test_terminal_phases_have_no_way_out():
 
 def _example(kind: type[Event]) -> st.SearchStrategy[Event]:
     values: dict[str, st.SearchStrategy[object]] = {
-        "guest": st.sampled_from(GuestRun), "go_impossible": st.booleans(),
+        "guest": st.sampled_from(GuestRun), "go_impossible": st.booleans(), "proven": st.booleans(),
         "sample": st.builds(
             Sample, st.floats(0, 1000), st.integers(1, 60), st.integers(0, 1 << 31), st.floats(0, 1e10), st.integers(0, 99)
         ),
@@ -293,7 +323,8 @@ def test_whatever_comes_the_invariants_hold(story: list[Event]):
             if isinstance(command, do.RemoveSource):
                 assert following.owner is Owner.DESTINATION, "remains are removed only when the destination owns"
             if isinstance(command, do.SendGo):
-                assert following.armed and following.copied and state.owner is Owner.SOURCE
+                assert following.armed and following.copied and following.owner is Owner.UNKNOWN
+                assert state.owner is Owner.SOURCE or (command.source_gone and following.source_gone)
         state = following
 
 
@@ -308,6 +339,7 @@ def test_every_journey_in_a_possible_world_ends_or_is_unresolved(data: st.DataOb
     outstanding: list[Command] = []
     stopped = False
     go_sent = 0
+    dead = False
     state, commands = step(state, on.JourneyAccepted(GuestRun.RUNNING))
     outstanding.extend(commands)
     resumed_by: set[str] = set()
@@ -329,10 +361,14 @@ def test_every_journey_in_a_possible_world_ends_or_is_unresolved(data: st.DataOb
                 outstanding.remove(command)
                 break
         stopped = stopped or isinstance(event, on.SourceStopped)
+        dead = dead or (isinstance(event, on.SourceQemuDied) and event.proven)
         state, commands = step(state, event)
         check_invariants(state)
-        go_sent += sum(isinstance(command, do.SendGo) for command in commands)
+        go_sent += sum(isinstance(command, do.SendGo) and not command.source_gone for command in commands)
         assert go_sent <= 1, "the ownership is passed once"
+        for command in commands:
+            if isinstance(command, do.SendGo) and command.source_gone:
+                assert dead, "a destination takes the VM unasked only when nothing of it is left at the source"
         for command in commands:
             if isinstance(command, do.CancelCopy):
                 resumed_by.add("source")

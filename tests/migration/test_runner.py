@@ -86,7 +86,9 @@ async def test_a_journey_that_arrives(database: Database):
     assert (runner.state.phase, runner.state.owner) == (Phase.COMPLETED, Owner.DESTINATION)
     assert [type(command).__name__ for command in effects.performed][-2:] == ["SendGo", "RemoveSource"]
     assert effects.finished is runner.state and runner.done.is_set()
+    assert '"may_hand_over":true' in effects.journaled[do.ArmHandOver], "on disk before the destination can own"
     assert '"armed":true' in effects.journaled[do.SendGo], "armed is on disk before the GO"
+    assert '"owner":"unknown"' in effects.journaled[do.SendGo], "the GO is on record before it is sent"
     assert '"owner":"destination"' in effects.journaled[do.RemoveSource], (
         "the new owner is on disk before the remains go"
     )
@@ -106,14 +108,38 @@ async def test_a_mistake_of_ours_is_a_bug_and_not_a_hang(database: Database, cap
     assert "oops" in runner.state.abort.reason
 
 
-async def test_a_journal_that_cannot_say_armed_ends_the_journey(database: Database):
-    class FullDisk(Journal):
-        async def save(self, record: Record, state: object, cause: str, *, durable: bool, closed: bool = False) -> None:
-            if cause == "HandOverArmed":
-                raise StateUnwritable("disk full")
-            await super().save(record, state, cause, durable=durable, closed=closed)  # type: ignore[arg-type]
+class Diary(Journal):
+    """Notes which causes were durable; cannot write one of them."""
 
-    runner, effects = await run(database, {}, FullDisk(database, ManualClock(), "a"))
+    def __init__(self, database: Database, *, full_at: str = "") -> None:
+        super().__init__(database, ManualClock(), "a")
+        self.full_at = full_at
+        self.durable: list[str] = []
+
+    async def save(self, record: Record, state: object, cause: str, *, durable: bool, closed: bool = False) -> None:
+        if cause == self.full_at:
+            raise StateUnwritable("disk full")
+        if durable:
+            self.durable.append(cause)
+        await super().save(record, state, cause, durable=durable, closed=closed)  # type: ignore[arg-type]
+
+
+async def test_what_waits_for_the_disk(database: Database):
+    diary = Diary(database)
+    await run(database, {}, diary)
+    assert diary.durable == ["CopyStarted", "HandOverArmed", "DestinationOwned", "SourceRemoved"]
+
+
+async def test_a_vm_that_goes_back_after_it_was_armed_is_on_disk_before_it_runs_there(database: Database):
+    diary = Diary(database)
+    _, effects = await run(database, {do.ArmHandOver: PortClosed("no answer")}, diary)
+    assert diary.durable[:2] == ["CopyStarted", "StepFailed"]
+    assert '"phase":"aborting"' in effects.journaled[do.CancelCopy]
+
+
+@pytest.mark.parametrize("cause", ["CopyStarted", "HandOverArmed"])
+async def test_a_journal_that_cannot_say_armed_ends_the_journey(database: Database, cause: str):
+    runner, effects = await run(database, {}, Diary(database, full_at=cause))
     assert runner.state.phase is Phase.FAILED
     assert not any(isinstance(command, do.SendGo) for command in effects.performed), "no GO without an armed journal"
 

@@ -14,8 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from livemove.agent.vm_processes import Running
 from livemove.agent.vm_records import VmRecord
-from livemove.agent.vms import Running, Vms
+from livemove.agent.vms import Vms
 from livemove.base.clock import Clock
 from livemove.base.errors import LivemoveError, QemuGone
 from livemove.base.settings import HostSettings

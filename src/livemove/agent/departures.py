@@ -12,18 +12,20 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from livemove.agent.asked import bandwidth_of, contract_of, wish_of
+from livemove.agent.last_events import tell_end
 from livemove.agent.leaving import LeavingVm
 from livemove.agent.recovery import Recovery
 from livemove.agent.vm_view import view_vm
 from livemove.agent.vms import Vms
 from livemove.api.client import AgentClient
-from livemove.api.models import AskJourney, ErrorBody, JourneyOptions, JourneyView, NegotiatedRow, PlanView, ReportView
+from livemove.api.models import AskJourney, ErrorBody, JourneyOptions, JourneyView, NegotiatedRow, PlanView
 from livemove.base.clock import Clock, boot_id, wall_text
 from livemove.base.errors import (
     AlreadyMoving,
     Conflict,
     LivemoveError,
     NotPermitted,
+    QemuGone,
     SameHost,
     UnknownHost,
     UnknownJourney,
@@ -35,6 +37,7 @@ from livemove.base.units import parse_duration
 from livemove.fleet.admission import AdmissionQueue
 from livemove.migration import events as on
 from livemove.migration.departure import DirectDeparture, Route
+from livemove.migration.direct import DirectSource
 from livemove.migration.journal import SOURCE, Journal, Record
 from livemove.migration.ledger import Ledger
 from livemove.migration.machine import begin
@@ -48,8 +51,6 @@ _log = logging.getLogger(__name__)
 
 #: How long a journey may take to be undone when the agent is told to end.
 CLOSE_PATIENCE_S = 5.0
-#: Steps that make the VM's twin, and steps that send to it; their failures have event ids of their own.
-PLANNED_STEPS, SENDING_STEPS = (3, 4), (5, 6, 7, 8)
 
 
 @dataclass(slots=True)
@@ -260,7 +261,7 @@ class Departures:
     def _vm_died(self, name: str, reason: str) -> None:
         journey = self._vms.journeys.get(name)
         if journey in self._open:
-            self._open[journey].runner.post(on.SourceQemuDied(reason))
+            self._open[journey].runner.post(on.SourceQemuDied(reason, proven=True))
 
     async def _run(self, departure: Departure) -> None:
         record = departure.record
@@ -272,7 +273,7 @@ class Departures:
                 now_wall_s=self._clock.wall_s(), memory_bytes=departure.effects.memory_bytes,
             )  # fmt: skip
             self.ended[report.outcome] = self.ended.get(report.outcome, 0) + 1
-            await self._tell_end(record, report)
+            await tell_end(self._journal, record, report)
             await self._journal.save_report(record, report)
             if report.outcome == "completed":
                 with contextlib.suppress(LivemoveError):
@@ -287,30 +288,6 @@ class Departures:
             await departure.client.aclose()
             # a guest that powered off while its journey was being undone is stopped like any other
             await self._vms.stop_powered_off()
-
-    async def _tell_end(self, record: Record, report: ReportView) -> None:
-        """The last events, with Hyper-V's ids for those who know them: what failed, where, and in which step."""
-        tell = self._journal.add_event
-        if report.outcome == "completed":
-            await tell(record, f"VM {record.vm} moved to {record.destination}.")
-        elif report.outcome != "failed":
-            await tell(record, report.reason)
-        else:
-            step = next((step.step for step in report.steps if step.state == "failed"), 0)
-            if step in PLANNED_STEPS:
-                await tell(
-                    record,
-                    f"Planned virtual machine creation failed at {record.destination}.",
-                    level="error",
-                    event_id=21018,
-                )
-            elif step in SENDING_STEPS:
-                await tell(
-                    record, f"Failed to send data for the migration of VM {record.vm}.", level="error", event_id=22038
-                )
-            text = f"VM migration operation for {record.vm} failed at migration source {record.source}."
-            await tell(record, text, level="error", event_id=21024)
-            await tell(record, f"Live migration of {record.vm} failed: {report.reason}", level="error", event_id=21502)
 
     def find(self, name: str) -> Departure | None:
         """The open journey of that id or VM."""
@@ -347,27 +324,52 @@ class Departures:
     async def find_again(self) -> None:
         """After a restart of the agent: resolve every open journey by asking."""
         for record, state in await self._journal.open_outgoing():
-            running = self._vms.find_running(record.vm)
-            vm_record = self._vms.records.find(record.vm)
-            if running is None or vm_record is None:
-                await self._recovery.resolve(record, state)
-                continue
+            if record.vm in self._vms.mute or not await self._found_again(record, state):
+                spawn(self._find_again_later(record, state), name=f"find journey {record.id} again")
+
+    async def _find_again_later(self, record: Record, state: State) -> None:
+        """Its QEMU hangs: whether it is dead, and what it has done, must be known first."""
+        while True:
             self._vms.journeys[record.vm] = record.id
-            vm = LeavingVm(
+            self._changed(record, state)
+            if record.vm in self._vms.mute:
+                await asyncio.wait([self._vms.mute[record.vm]])
+            if await self._found_again(record, state):
+                return
+            await asyncio.sleep(1)
+
+    async def _found_again(self, record: Record, state: State) -> bool:
+        """False while the VM's QEMU runs and does not answer."""
+        try:
+            await self._find_again(record, state)
+        except QemuGone as error:
+            _log.error("journey %s: %s", record.id, error)
+            return False
+        return True
+
+    async def _find_again(self, record: Record, state: State) -> None:
+        running = self._vms.find_running(record.vm)
+        vm_record = self._vms.records.find(record.vm)
+        if running is None or vm_record is None:
+            self._vms.journeys.pop(record.vm, None)
+            await self._recovery.resolve(record, state)
+            return
+        status = (await DirectSource(running.monitor, self._clock).read()).status
+        self._vms.journeys[record.vm] = record.id
+        vm = LeavingVm(
                 self._vms, record.vm, running.frozen, vm_record.definition, running.monitor, running.process.pid,
                 vm_record.accelerator,
             )  # fmt: skip
-            client = self._client_to(record.destination)
-            await client.__aenter__()
-            options = JourneyOptions.model_validate(record.request.get("options", {}))
-            asked = AskJourney(vm=record.vm, destination=record.destination, grant="", options=options)
-            departure = self._assemble(record, state, vm, client, asked, self._clock.monotonic_s())
-            self.queue.request(record.id)
-            status = (await departure.effects.engine.read()).status
-            departure.effects.watch()
-            departure.runner.post(on.AgentRestarted(go_impossible=status != "completed"))
-            self._changed(record, state)
-            departure.task = spawn(self._run(departure), name=f"journey {record.id}")
+        client = self._client_to(record.destination)
+        await client.__aenter__()
+        options = JourneyOptions.model_validate(record.request.get("options", {}))
+        asked = AskJourney(vm=record.vm, destination=record.destination, grant="", options=options)
+        departure = self._assemble(record, state, vm, client, asked, self._clock.monotonic_s())
+        self.queue.request(record.id)
+        departure.effects.watch()
+        departure.runner.post(on.AgentRestarted(go_impossible=status != "completed"))
+        self._changed(record, state)
+        departure.task = spawn(self._run(departure), name=f"journey {record.id}")
 
     async def close(self) -> None:
         """The agent ends: journeys that can still be undone are, so that no guest stops with nobody to wake it.

@@ -9,12 +9,12 @@ from dataclasses import replace
 
 from livemove.agent.vms import Vms
 from livemove.api.client import AgentClient
-from livemove.base.errors import (
-    LivemoveError,
-)
+from livemove.api.incoming_models import AskGo, OwnershipAnswer
+from livemove.base.errors import LivemoveError, PeerViolation
 from livemove.base.tasks import spawn
+from livemove.migration.departure import GO_PATIENCE_S
 from livemove.migration.journal import Journal, Record
-from livemove.migration.model import Owner, Phase, State
+from livemove.migration.model import GuestRun, Owner, Phase, State
 
 _log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class Recovery:
         """The source's QEMU is gone too: either the VM moved, or it crashed; the destination knows."""
         if state.owner is Owner.DESTINATION:
             answer_owned = True
-        elif not state.armed:
+        elif not state.may_hand_over:
             answer_owned = False
             await self._abandon_quietly(record)
         else:
@@ -51,13 +51,24 @@ class Recovery:
         while True:
             try:
                 async with self._client_to(record.destination) as client:
-                    answer = await client.ask(record.id, timeout_s=8)
+                    answer = await self._ask(client, record, state)
                 break
             except LivemoveError as error:
                 _log.warning("journey %s: still asking %s: %s", record.id, record.destination, error)
                 await asyncio.sleep(2)
         self._vms.unresolved.discard(record.vm)
         await self._close_without_qemu(record, state, owned=answer.owned)
+
+    async def _ask(self, client: AgentClient, record: Record, state: State) -> OwnershipAnswer:
+        """Whose is the VM? Where the GO was on record nothing has run here since, so the destination is told to take it."""
+        if state.owner is Owner.UNKNOWN:
+            try:
+                return await client.go(
+                    record.id, AskGo(resume=state.guest is GuestRun.RUNNING), timeout_s=GO_PATIENCE_S
+                )
+            except PeerViolation as error:
+                _log.warning("journey %s: %s", record.id, error)
+        return await client.ask(record.id, timeout_s=GO_PATIENCE_S)
 
     async def _close_without_qemu(self, record: Record, state: State, *, owned: bool) -> None:
         owner = Owner.DESTINATION if owned else Owner.SOURCE

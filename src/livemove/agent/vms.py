@@ -10,13 +10,12 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-import pwd
 import uuid as uuids
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 
 from livemove.agent.orphans import qemu_in
+from livemove.agent.vm_processes import Running, VmProcesses
 from livemove.agent.vm_records import VmRecord, VmRecords, stopped
 from livemove.base.errors import (
     AlreadyMoving,
@@ -31,42 +30,26 @@ from livemove.base.settings import HostSettings
 from livemove.base.tasks import cancel_and_wait, spawn
 from livemove.base.units import format_size, parse_size
 from livemove.hypervisor import process as processes
-from livemove.hypervisor.command_line import Place, command_line
 from livemove.hypervisor.definition import Definition, parse_definition
 from livemove.hypervisor.frozen import FrozenVm, definition_digest, freeze
-from livemove.hypervisor.launch import cgroup_of, launch
+from livemove.hypervisor.launch import cgroup_of
 from livemove.hypervisor.machine_facts import memory_available_bytes
-from livemove.hypervisor.memory import describe_backing, memfd_path, populate
+from livemove.hypervisor.memory import describe_backing, memfd_path
 from livemove.hypervisor.probe import QemuFacts
-from livemove.hypervisor.process import QemuProcess
 from livemove.hypervisor.qmp import Monitor, QmpEvent
-from livemove.network.taps import make_tap, remove_tap_patiently, tap_name, taps_of
+from livemove.network.taps import remove_tap_patiently, taps_of
 
 _log = logging.getLogger(__name__)
 
 STOP_PATIENCE_S = 30.0
+SEARCH_INTERVAL_S = 1.0
 
 
-@dataclass(slots=True)
-class Running:
-    """A QEMU of this host with its monitor."""
-
-    frozen: FrozenVm
-    process: QemuProcess
-    monitor: Monitor
-    taps: tuple[str, ...]
-    status: str = "running"
-    watch: asyncio.Task[None] | None = None
-    populating: asyncio.Task[int] | None = None
-    unsubscribe: list[Callable[[], None]] = field(default_factory=list)
-
-
-class Vms:
+class Vms(VmProcesses):
     """Owner of this host's QEMUs, except those that are still arriving."""
 
     def __init__(self, settings: Callable[[], HostSettings], facts: QemuFacts, records: VmRecords) -> None:
-        self._settings = settings
-        self.facts = facts
+        super().__init__(settings, facts)
         self.records = records
         self._running: dict[str, Running] = {}
         self._locks: dict[str, asyncio.Lock] = {}
@@ -78,16 +61,14 @@ class Vms:
         self.arriving: set[str] = set()
         #: memory promised to VMs that arrive, by journey; set by the incoming side
         self.reserved_bytes: dict[str, int] = {}
+        #: VMs whose QEMU runs and has not answered since this agent's start, with the search for it
+        self.mute: dict[str, asyncio.Task[None]] = {}
         #: called with (vm name, reason) when a QEMU ends unexpectedly
         self.on_death: list[Callable[[str, str], None]] = []
 
     def lock(self, name: str) -> asyncio.Lock:
         """Held by whoever changes the VM `name`."""
         return self._locks.setdefault(name, asyncio.Lock())
-
-    def run_dir(self, name: str) -> Path:
-        """Where the sockets and logs of a VM's QEMU are."""
-        return self._settings().run_dir / "vms" / name
 
     def running(self, name: str) -> Running:
         """The QEMU of `name`. Raises UnknownVm, NotRunning."""
@@ -129,6 +110,10 @@ class Vms:
                 )
             if name in self.arriving:
                 raise Conflict(f"VM '{name}' is arriving here; it runs when it has arrived.")
+            if name in self.mute:
+                raise Conflict(
+                    f"The QEMU of VM '{name}' (pid {record.process and record.process.pid}) does not answer."
+                )
             if record.moved_to:
                 raise Conflict(f"VM '{name}' moved to {record.moved_to}.", remedy="Start it there.")
             if name in self._running:
@@ -185,49 +170,10 @@ class Vms:
             promised += max(0, running.frozen.memory_bytes - resident)
         return promised
 
-    async def launch(self, frozen: FrozenVm, *, incoming: bool) -> Running:
-        """Start a QEMU with its taps; nothing is left when it fails."""
-        settings = self._settings()
-        owner = pwd.getpwnam(settings.qemu_user).pw_uid if settings.qemu_user else None
-        run_dir = self.run_dir(frozen.name)
-        taps: list[str] = []
-        try:
-            for index, nic in enumerate(frozen.nics):
-                if nic.tap:
-                    taps.append(nic.tap)
-                    continue
-                name = tap_name(frozen.name, frozen.uuid, index)
-                await asyncio.to_thread(make_tap, name, nic.bridge, owner_uid=owner)
-                taps.append(name)
-            place = Place(run_dir, self.facts.accelerator, tuple(taps), Path("/dev/vhost-net").exists())
-            argv = command_line(frozen, place, qemu=self.facts.path, incoming=incoming)
-            process = await launch(frozen.name, argv, run_dir, user=settings.qemu_user)
-            try:
-                monitor = await Monitor.connect(run_dir / "qmp.sock", name=frozen.name)
-            except LivemoveError:
-                await processes.kill(process, grace_s=0)
-                raise
-        except BaseException:
-            await self._remove_taps(frozen, taps)
-            raise
-        running = Running(frozen, process, monitor, tuple(taps))
-        if frozen.populate:
-            running.populating = spawn(populate(process, frozen), name=f"populate memory of {frozen.name}")
-        return running
-
     async def discard(self, running: Running, *, grace_s: float = 0.0) -> None:
-        """End a QEMU and take away everything that belonged to it; may be called twice."""
-        for unsubscribe in running.unsubscribe:
-            unsubscribe()
-        await cancel_and_wait(running.populating)
-        if running.watch is not asyncio.current_task():
-            await cancel_and_wait(running.watch)
-        await processes.kill(running.process, grace_s=grace_s)
-        await running.monitor.close()
-        await self._remove_taps(running.frozen, list(running.taps))
+        await super().discard(running, grace_s=grace_s)
         if self._running.get(running.frozen.name) is running:
             del self._running[running.frozen.name]
-        self._remove_sockets(running.frozen.name)
 
     async def discard_orphan(self, name: str, uuid: str) -> None:
         """End a QEMU that only a journey knew, when the agent was killed in between; a VM of ours is never touched."""
@@ -241,16 +187,7 @@ class Vms:
         await processes.remove_cgroup(str(cgroup) if cgroup is not None else None)
         for tap in taps_of(name, uuid):
             await remove_tap_patiently(tap)
-        self._remove_sockets(name)
-
-    def _remove_sockets(self, name: str) -> None:
-        for socket in ("qmp.sock", "console.sock"):
-            (self.run_dir(name) / socket).unlink(missing_ok=True)
-
-    async def _remove_taps(self, frozen: FrozenVm, taps: list[str]) -> None:
-        for nic, tap in zip(frozen.nics, taps, strict=False):
-            if not nic.tap:
-                await remove_tap_patiently(tap)
+        self.remove_sockets(name)
 
     def adopt(self, running: Running) -> None:
         """Watch a QEMU from now on as one of this host's VMs."""
@@ -359,25 +296,39 @@ class Vms:
             if not processes.find(record.process):
                 _log.warning("VM %s ended while the agent was away", record.name)
                 await self.note_ended(record)
-                continue
-            try:
-                monitor = await Monitor.connect(self.run_dir(record.name) / "qmp.sock", name=record.name)
-            except LivemoveError as error:
-                _log.error("QEMU of VM %s runs but does not answer: %s", record.name, error)
-                continue
-            running = Running(record.frozen, record.process, monitor, self._taps_of(record.frozen))
-            await self._read_status(running)
-            self.adopt(running)
-            _log.info("VM %s found again, pid %d, %s", record.name, record.process.pid, running.status)
+            elif not await self._find(record):
+                self.mute[record.name] = spawn(self._search(record), name=f"search QEMU of {record.name}")
 
-    def _taps_of(self, frozen: FrozenVm) -> tuple[str, ...]:
-        return tuple(nic.tap or tap_name(frozen.name, frozen.uuid, index) for index, nic in enumerate(frozen.nics))
+    async def _find(self, record: VmRecord) -> bool:
+        assert record.process is not None and record.frozen is not None
+        try:
+            monitor = await Monitor.connect(self.run_dir(record.name) / "qmp.sock", name=record.name)
+        except LivemoveError as error:
+            _log.error("QEMU of VM %s runs but does not answer: %s", record.name, error)
+            return False
+        running = Running(record.frozen, record.process, monitor, self.taps_of(record.frozen))
+        await self._read_status(running)
+        self.adopt(running)
+        _log.info("VM %s found again, pid %d, %s", record.name, record.process.pid, running.status)
+        return True
+
+    async def _search(self, record: VmRecord) -> None:
+        """A QEMU that hangs is neither dead nor ours to use: look until it answers or has ended."""
+        assert record.process is not None
+        while processes.find(record.process):
+            await asyncio.sleep(SEARCH_INTERVAL_S)
+            if processes.find(record.process) and await self._find(record):
+                break
+        else:
+            _log.warning("VM %s ended without having answered", record.name)
+            await self.note_ended(record)
+        del self.mute[record.name]
 
     async def note_ended(self, record: VmRecord) -> None:
         """Take away what a QEMU that ended unseen left behind."""
         assert record.frozen is not None and record.process is not None
         await processes.remove_cgroup(record.process.cgroup)
-        await self._remove_taps(record.frozen, list(self._taps_of(record.frozen)))
+        await self.remove_taps(record.frozen, list(self.taps_of(record.frozen)))
         await self.records.put(stopped(record))
 
     async def stop_powered_off(self) -> None:
@@ -387,6 +338,7 @@ class Vms:
 
     async def close(self) -> None:
         """Let go of the QEMUs, which run on."""
+        await cancel_and_wait(*self.mute.values())
         for running in list(self._running.values()):
             for unsubscribe in running.unsubscribe:
                 unsubscribe()

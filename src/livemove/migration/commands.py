@@ -67,9 +67,13 @@ class ThrottleGuest(Command):
 
 @dataclass(frozen=True, slots=True)
 class SendGo(Command):
-    """Pass the ownership: the destination may journal OWNED and, with `resume`, run the guest."""
+    """Pass the ownership: the destination may journal OWNED and, with `resume`, run the guest.
+
+    :param source_gone: the source's QEMU has ended, so nobody need look whether its guest runs; said again until answered.
+    """
 
     resume: bool
+    source_gone: bool = False
 
 
 @dataclass(frozen=True, slots=True)

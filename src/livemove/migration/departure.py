@@ -176,7 +176,7 @@ class DirectDeparture:
                 await self._adjust(self.engine.throttle(command.percent))
                 return None
             case do.SendGo():
-                return await self._send_go(resume=command.resume)
+                return await self._send_go(resume=command.resume, source_gone=command.source_gone)
             case do.AskDestination():
                 return await self._ask_destination()
             case do.CancelCopy():
@@ -314,14 +314,17 @@ class DirectDeparture:
 
     # Steps 9 and 10 -------------------------------------------------------------------------------------------------
 
-    async def _send_go(self, *, resume: bool) -> Event:
+    async def _send_go(self, *, resume: bool, source_gone: bool) -> Event:
         """Pass the ownership, having looked once more that the guest does not run here.
 
         Without a GO the question that follows has the destination abandon, which brings the guest back.
         """
-        self._ledger.go_s = self._clock.monotonic_s()
+        if source_gone:
+            await self._wait_before_asking()
+        else:
+            self._ledger.go_s = self._clock.monotonic_s()
         try:
-            if (await self.engine.monitor.execute("query-status", timeout_s=5))["running"]:
+            if not source_gone and (await self.engine.monitor.execute("query-status", timeout_s=5))["running"]:
                 return on.DestinationSilent("no GO was sent, because the guest runs at the source again")
             answer = await self._client.go(self.record.id, AskGo(resume=resume), timeout_s=GO_PATIENCE_S)
         except LivemoveError as error:
@@ -336,13 +339,16 @@ class DirectDeparture:
         return on.DestinationDisowned(answer.reason or "it does not own the VM")
 
     async def _ask_destination(self) -> Event:
-        await asyncio.sleep(ASK_INTERVALS_S[min(self._asked, len(ASK_INTERVALS_S) - 1)])
-        self._asked += 1
+        await self._wait_before_asking()
         try:
             answer = await self._client.ask(self.record.id, timeout_s=GO_PATIENCE_S)
         except LivemoveError as error:
             return on.DestinationSilent(error.message)
         return self._answered(answer)
+
+    async def _wait_before_asking(self) -> None:
+        await asyncio.sleep(ASK_INTERVALS_S[min(self._asked, len(ASK_INTERVALS_S) - 1)])
+        self._asked += 1
 
     async def _cancel_copy(self, *, resume: bool) -> Event:
         await self._stop_sampling()

@@ -166,9 +166,13 @@ class UserResumed(Event):
 
 @dataclass(frozen=True, slots=True)
 class SourceQemuDied(Event):
-    """The source's QEMU process is gone."""
+    """The source's QEMU process is gone.
+
+    :param proven: the end of the process was seen, and not only that of its monitor.
+    """
 
     reason: str
+    proven: bool = False
 
 
 @dataclass(frozen=True, slots=True)

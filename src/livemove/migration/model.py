@@ -125,8 +125,11 @@ class State:
     """One journey as its source sees it.
 
     :param guest: run state the VM had when it last ran by itself; what the destination is told to take on.
+    :param may_hand_over: journaled here, durably, before the destination is asked to arm: from then on only the destination
+        can say that it does not own the VM.
     :param armed: both hosts have journaled that they may hand over.
     :param copied: QEMU said that the destination has loaded everything.
+    :param source_gone: the source's QEMU ended when the GO may have been out: nothing is left here to go back to.
     :param abort: set exactly while ABORTING and in the terminal phases that follow it.
     """
 
@@ -134,10 +137,12 @@ class State:
     owner: Owner
     contract: Contract
     guest: GuestRun = GuestRun.RUNNING
+    may_hand_over: bool = False
     armed: bool = False
     copied: bool = False
     copy_started: bool = False
     destination_made: bool = False
+    source_gone: bool = False
     convergence: Memory = field(default_factory=Memory)
     abort: Abort | None = None
 

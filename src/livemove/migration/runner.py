@@ -85,37 +85,42 @@ class JourneyRunner:
             return
         if self.state.phase is not before.phase:
             self.ledger.enter(self.state.phase, self._clock.monotonic_s())
-        hurried = any(isinstance(command, do.SendGo) for command in commands)
-        if not hurried:
-            await self._journal(before, cause)
-        for command in commands:
-            self._issue(command)
-        if hurried:
-            # both journals are armed: a restart asks the destination whether or not this line is there
-            await self._journal(before, cause)
+        if await self._journal(before, cause):
+            for command in commands:
+                self._issue(command)
         self._on_change(self.state, cause)
 
-    async def _journal(self, before: State, cause: str) -> None:
-        """What a restarted agent must know is durable before any command that follows from it.
+    async def _journal(self, before: State, cause: str) -> bool:
+        """Write what changed; False when the step may not be taken because it could not be written.
 
-        ARMED before a GO is possible, the destination's ownership before the source's remains are removed, the end of the
-        journey before its VM may be started anew. The rest may be lost with the power, since the QEMUs are lost with it.
+        What a restarted agent must know is durable before any command that follows from it: that the VM may be handed
+        over before the destination is asked to arm, that a guest which may have been handed over goes back to the source
+        before it runs there, the destination's ownership before the source's remains are removed, the end of the journey
+        before its VM may be started anew. The rest may be lost with the power, since the QEMUs are lost with it.
+
+        The GO is on record before it is sent, but does not wait for the disk: after a loss of power the line before it
+        leads to the same question, and a fsync of the source would lengthen the blackout.
         """
         state = self.state
-        if (state.phase, state.owner, state.armed, state.copied, state.guest) == (
-            before.phase, before.owner, before.armed, before.copied, before.guest,
-        ):  # fmt: skip
-            return
-        durable = state.armed is not before.armed or state.owner is not before.owner or state.phase.terminal
-        durable = durable and state.phase is not Phase.HANDING_OVER
+        if _journaled(state) == _journaled(before):
+            return True
+        durable = (
+            state.may_hand_over is not before.may_hand_over
+            or state.armed is not before.armed
+            or state.owner is not before.owner
+            or (state.phase is Phase.ABORTING and before.phase is not state.phase and state.may_hand_over)
+            or state.phase.terminal
+        ) and state.phase is not Phase.HANDING_OVER
         try:
             await self._journal_of.save(self.record, state, cause, durable=durable, closed=state.phase.terminal)
         except LivemoveError as error:
             # before the hand-over the journey ends; from the GO on the destination's journal decides, and ours catches up
             _log.error("journey %s: the journal cannot be written: %s", self.record.id, error)
-            if state.armed is not before.armed:
+            if state.may_hand_over is not before.may_hand_over or state.armed is not before.armed:
                 self.state = before
                 self.post(on.StepFailed(error.code, error.message, error.remedy))
+                return False
+        return True
 
     def _issue(self, command: Command) -> None:
         match command:
@@ -141,3 +146,10 @@ class JourneyRunner:
             outcome = on.StepFailed(bug.code, bug.message, bug.remedy)
         if outcome is not None:
             self.post(outcome)
+
+
+def _journaled(state: State) -> tuple[object, ...]:
+    """What of a state is worth a line; counters and memories of the convergence are not."""
+    return (
+        state.phase, state.owner, state.may_hand_over, state.armed, state.copied, state.guest, state.source_gone,
+    )  # fmt: skip

@@ -62,7 +62,8 @@ def _connected(state: State, event: Event) -> Result:
 
 @rule(MOVING, on.CopyStarted)
 def _started(state: State, event: Event) -> Result:
-    return state, (do.ArmHandOver(),)
+    # durable before the destination can own: a source that restarts and reads no such line knows that no GO was sent
+    return replace(state, may_hand_over=True), (do.ArmHandOver(),)
 
 
 @rule(Phase.COPYING, on.ProgressSampled, Phase.COPYING, Phase.CONVERGING, Phase.ABORTING)
@@ -134,12 +135,32 @@ def _disowned(state: State, event: Event) -> Result:
 def _silent(state: State, event: Event) -> Result:
     assert isinstance(event, on.DestinationSilent)
     text = f"The destination did not answer in the hand-over ({event.reason}); the VM stays paused until it does."
-    return replace(state, phase=Phase.UNRESOLVED), (do.Note(text, "error"), do.AskDestination())
+    return replace(state, phase=Phase.UNRESOLVED), (do.Note(text, "error"), _question(state))
 
 
 @rule(Phase.UNRESOLVED, on.DestinationSilent)
 def _still_silent(state: State, event: Event) -> Result:
-    return state, (do.AskDestination(),)
+    return state, (_question(state),)
+
+
+def _question(state: State) -> Command:
+    """What is asked of a silent destination: whose the VM is, or, when nothing is left here, to take what it has loaded.
+
+    QEMU had completed before the owner became UNKNOWN and the guest has not run here since, so what is loaded there is
+    the whole VM; a question would have the destination throw it away.
+    """
+    if state.source_gone:
+        return do.SendGo(resume=state.guest is GuestRun.RUNNING, source_gone=True)
+    return do.AskDestination()
+
+
+@rule(ASKING, on.SourceQemuDied)
+def _source_died_in_the_hand_over(state: State, event: Event) -> Result:
+    assert isinstance(event, on.SourceQemuDied)
+    if not event.proven:
+        return state, ()
+    text = f"The source's QEMU ended in the hand-over ({event.reason}); the destination shall take the VM if it has all of it."
+    return replace(state, source_gone=True), (do.Note(text, "error"),)
 
 
 # Step 10 --------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,102 @@
+"""QEMUs with all that belongs to them on this host: taps, run directory, sockets, monitor."""
+
+from __future__ import annotations
+
+import asyncio
+import pwd
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from livemove.base.errors import LivemoveError
+from livemove.base.settings import HostSettings
+from livemove.base.tasks import cancel_and_wait, spawn
+from livemove.hypervisor import process as processes
+from livemove.hypervisor.command_line import Place, command_line
+from livemove.hypervisor.frozen import FrozenVm
+from livemove.hypervisor.launch import launch
+from livemove.hypervisor.memory import populate
+from livemove.hypervisor.probe import QemuFacts
+from livemove.hypervisor.process import QemuProcess
+from livemove.hypervisor.qmp import Monitor
+from livemove.network.taps import make_tap, remove_tap_patiently, tap_name
+
+
+@dataclass(slots=True)
+class Running:
+    """A QEMU of this host with its monitor."""
+
+    frozen: FrozenVm
+    process: QemuProcess
+    monitor: Monitor
+    taps: tuple[str, ...]
+    status: str = "running"
+    watch: asyncio.Task[None] | None = None
+    populating: asyncio.Task[int] | None = None
+    unsubscribe: list[Callable[[], None]] = field(default_factory=list)
+
+
+class VmProcesses:
+    """Starts QEMUs and takes them away again whole; which VM may run is decided elsewhere."""
+
+    def __init__(self, settings: Callable[[], HostSettings], facts: QemuFacts) -> None:
+        self._settings = settings
+        self.facts = facts
+
+    def run_dir(self, name: str) -> Path:
+        """Where the sockets and logs of a VM's QEMU are."""
+        return self._settings().run_dir / "vms" / name
+
+    async def launch(self, frozen: FrozenVm, *, incoming: bool) -> Running:
+        """Start a QEMU with its taps; nothing is left when it fails."""
+        settings = self._settings()
+        owner = pwd.getpwnam(settings.qemu_user).pw_uid if settings.qemu_user else None
+        run_dir = self.run_dir(frozen.name)
+        taps: list[str] = []
+        try:
+            for index, nic in enumerate(frozen.nics):
+                if nic.tap:
+                    taps.append(nic.tap)
+                    continue
+                name = tap_name(frozen.name, frozen.uuid, index)
+                await asyncio.to_thread(make_tap, name, nic.bridge, owner_uid=owner)
+                taps.append(name)
+            place = Place(run_dir, self.facts.accelerator, tuple(taps), Path("/dev/vhost-net").exists())
+            argv = command_line(frozen, place, qemu=self.facts.path, incoming=incoming)
+            process = await launch(frozen.name, argv, run_dir, user=settings.qemu_user)
+            try:
+                monitor = await Monitor.connect(run_dir / "qmp.sock", name=frozen.name)
+            except LivemoveError:
+                await processes.kill(process, grace_s=0)
+                raise
+        except BaseException:
+            await self.remove_taps(frozen, taps)
+            raise
+        running = Running(frozen, process, monitor, tuple(taps))
+        if frozen.populate:
+            running.populating = spawn(populate(process, frozen), name=f"populate memory of {frozen.name}")
+        return running
+
+    async def discard(self, running: Running, *, grace_s: float = 0.0) -> None:
+        """End a QEMU and take away everything that belonged to it; may be called twice."""
+        for unsubscribe in running.unsubscribe:
+            unsubscribe()
+        await cancel_and_wait(running.populating)
+        if running.watch is not asyncio.current_task():
+            await cancel_and_wait(running.watch)
+        await processes.kill(running.process, grace_s=grace_s)
+        await running.monitor.close()
+        await self.remove_taps(running.frozen, list(running.taps))
+        self.remove_sockets(running.frozen.name)
+
+    def remove_sockets(self, name: str) -> None:
+        for socket in ("qmp.sock", "console.sock"):
+            (self.run_dir(name) / socket).unlink(missing_ok=True)
+
+    async def remove_taps(self, frozen: FrozenVm, taps: list[str]) -> None:
+        for nic, tap in zip(frozen.nics, taps, strict=False):
+            if not nic.tap:
+                await remove_tap_patiently(tap)
+
+    def taps_of(self, frozen: FrozenVm) -> tuple[str, ...]:
+        return tuple(nic.tap or tap_name(frozen.name, frozen.uuid, index) for index, nic in enumerate(frozen.nics))
