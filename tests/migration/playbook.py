@@ -5,7 +5,7 @@ from __future__ import annotations
 from livemove.migration.commands import Command, Note
 from livemove.migration.events import Event
 from livemove.migration.machine import begin, step
-from livemove.migration.model import Owner, Phase, State
+from livemove.migration.model import Owner, Phase, State, Verify
 from livemove.policy.convergence import Contract
 
 
@@ -43,8 +43,12 @@ def check_invariants(state: State) -> None:
         assert state.phase in (Phase.CLEANING, Phase.COMPLETED)
     if state.owner is Owner.UNKNOWN:
         assert state.phase in (Phase.HANDING_OVER, Phase.UNRESOLVED)
-    if state.phase is Phase.HANDING_OVER:
+    if state.phase is Phase.VERIFYING:
+        assert state.owner is Owner.SOURCE and state.verify is not Verify.OFF
+    if state.phase in (Phase.VERIFYING, Phase.HANDING_OVER):
         assert state.armed and state.copied
+    if state.phase is Phase.HANDING_OVER:
+        assert state.verify is Verify.OFF
     if state.phase is Phase.COMPLETED:
         assert state.owner is Owner.DESTINATION
     if state.phase in (Phase.FAILED, Phase.CANCELLED, Phase.ENDED):

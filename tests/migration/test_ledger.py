@@ -23,6 +23,31 @@ def test_a_journey_that_arrives_has_ten_steps_done():
     assert [(step.step, step.state, step.ms) for step in steps] == [(n, "done", 1000.0) for n in range(1, 11)]
 
 
+def test_the_verification_belongs_to_the_ninth_step():
+    ledger = walk(
+        Phase.QUEUED, Phase.PERMITTING, Phase.CHECKING, Phase.PREPARING, Phase.CONNECTING, Phase.COPYING, Phase.CONVERGING,
+        Phase.BLACKOUT, Phase.VERIFYING,
+    )  # fmt: skip
+    assert [step.state for step in ledger.steps(10.0)] == ["done"] * 8 + ["running", "waiting"]
+    ledger.enter(Phase.HANDING_OVER, 12.0)
+    ledger.enter(Phase.CLEANING, 13.0)
+    assert [(step.step, step.state, step.ms) for step in ledger.steps(13.5)][8] == (9, "done", 4000.0)
+
+
+def test_a_verification_that_found_a_difference_failed_in_the_ninth_step():
+    steps = walk(Phase.QUEUED, Phase.COPYING, Phase.BLACKOUT, Phase.VERIFYING, Phase.ABORTING, Phase.FAILED).steps(9.0)
+    assert [step.state for step in steps][7:] == ["done", "failed", "skipped"]
+
+
+def test_what_the_blackout_was_made_of():
+    ledger = Ledger(0.0)
+    ledger.stopped_s, ledger.completed_s, ledger.go_s, ledger.answered_s = 1.0, 1.1, 1.4, 1.5
+    parts = {"last_pages_and_devices": 100.0, "decision": 300.0, "hand_over": 100.0}
+    assert ledger.blackout_parts_ms() == pytest.approx(parts)
+    ledger.verify_s, ledger.verified_s = 1.15, 1.35
+    assert ledger.blackout_parts_ms() == pytest.approx({**parts, "decision": 50.0, "verification": 200.0})
+
+
 def test_time_in_the_queue_belongs_to_no_step():
     ledger = Ledger(0.0)
     ledger.enter(Phase.QUEUED, 1.0)

@@ -15,7 +15,7 @@ from livemove.migration import events as on
 from livemove.migration.commands import Command
 from livemove.migration.events import Event
 from livemove.migration.machine import TRANSITIONS, IllegalEvent, begin, step
-from livemove.migration.model import Ending, GuestRun, Owner, Phase, State
+from livemove.migration.model import Ending, GuestRun, Owner, Phase, State, Verify
 from livemove.policy.convergence import Contract, Sample
 
 MIB = 1 << 20
@@ -36,6 +36,13 @@ def copying(contract: Contract | None = None, guest: GuestRun = GuestRun.RUNNING
     book >> on.ConnectionOpened() << do.StartCopy()
     book >> on.CopyStarted() << do.ArmHandOver()
     return book >> on.HandOverArmed()
+
+
+def verifying(mode: Verify = Verify.FULL) -> Playbook:
+    """A journey whose destination has loaded everything, and whose memory is being compared."""
+    book = copying()
+    book.state = replace(book.state, verify=mode)
+    return book >> sample(1) >> on.SourceStopped() >> on.CopyCompleted() << do.VerifyMemory(mode)
 
 
 def handing_over() -> Playbook:
@@ -98,6 +105,70 @@ def test_arming_that_fails_in_the_blackout_brings_the_guest_back():
     book.state = replace(book.state, armed=False)
     book >> on.SourceStopped() >> on.StepFailed("state-unwritable", "disk full", "")
     book << do.CancelCopy(resume=True) << do.AbandonDestination()
+
+
+@pytest.mark.parametrize("mode", [Verify.FULL, Verify.SAMPLE])
+def test_memory_is_compared_before_the_go_where_asked(mode: Verify):
+    book = verifying(mode)
+    assert (book.state.phase, book.state.owner) == (Phase.VERIFYING, Owner.SOURCE)
+    book >> on.MemoryVerified() << do.SendGo(resume=True)
+    assert (book.state.phase, book.state.owner) == (Phase.HANDING_OVER, Owner.UNKNOWN)
+
+
+def test_a_paused_guest_is_verified_as_well_and_also_when_arming_came_last():
+    book = copying(guest=GuestRun.PAUSED)
+    book.state = replace(book.state, verify=Verify.FULL, armed=False)
+    book >> on.CopyCompleted()
+    book >> on.HandOverArmed() << do.VerifyMemory(Verify.FULL)
+    book >> on.MemoryVerified() << do.SendGo(resume=False)
+
+
+def test_memory_that_differs_is_never_handed_over():
+    book = verifying() >> on.MemoryDiffers("one page differs") << do.CancelCopy(resume=True) << do.AbandonDestination()
+    book >> on.MemoryVerified() >> on.CopyCancelled() >> on.DestinationAbandoned() << do.Finish()
+    abort = book.ends(Phase.FAILED, Owner.SOURCE).abort
+    assert abort is not None and (abort.code, abort.reason) == ("memory-differs", "one page differs")
+
+
+@pytest.mark.parametrize(
+    ("event", "code"),
+    [
+        (on.StepFailed("agent-unreachable", "no answer", ""), "agent-unreachable"),
+        (on.CancelRequested("ann"), "journey-cancelled"),
+        (on.CopyFailed("broken"), "link-lost"),
+    ],
+)
+def test_a_verification_that_does_not_come_to_its_end_leaves_the_vm_at_the_source(event: Event, code: str):
+    book = verifying() >> event << do.CancelCopy(resume=True) << do.AbandonDestination()
+    assert book.state.owner is Owner.SOURCE
+    assert book.state.abort is not None and book.state.abort.code == code
+
+
+def test_a_source_that_dies_while_it_is_verified_crashed_there():
+    book = verifying() >> on.SourceQemuDied("segfault") << do.AbandonDestination()
+    book >> on.DestinationAbandoned() << do.Finish()
+    assert book.ends(Phase.FAILED, Owner.SOURCE).abort.code == "qemu-gone"  # type: ignore[union-attr]
+
+
+def test_a_user_who_pauses_during_the_verification_finds_it_paused():
+    book = verifying() >> on.UserPaused() >> on.MemoryVerified() << do.SendGo(resume=False)
+    book >> on.DestinationOwned() << do.RemoveSource()
+
+
+def test_memory_that_nobody_compared_is_not_taken_even_when_the_source_is_gone():
+    book = verifying() >> on.AgentRestarted(go_impossible=False) << do.AskDestination()
+    book >> on.SourceQemuDied("killed", proven=True) >> on.DestinationSilent("still") << do.AskDestination()
+
+
+def test_verified_memory_is_taken_when_the_source_is_gone():
+    book = verifying() >> on.MemoryVerified() << do.SendGo(resume=True)
+    book >> on.SourceQemuDied("killed", proven=True)
+    book >> on.DestinationSilent("no monitor") << do.SendGo(resume=True, source_gone=True)
+
+
+def test_restarted_while_it_verified():
+    book = verifying() >> on.AgentRestarted(go_impossible=False) << do.AskDestination()
+    book >> on.DestinationDisowned("abandoned") << do.CancelCopy(resume=True)
 
 
 def test_a_destination_that_says_no_gives_the_vm_back():
@@ -290,6 +361,7 @@ ANSWERS: dict[type[Command], tuple[type[Event], ...]] = {
     do.OpenConnection: (on.ConnectionOpened, on.StepFailed),
     do.StartCopy: (on.CopyStarted, on.StepFailed),
     do.ArmHandOver: (on.HandOverArmed, on.StepFailed),
+    do.VerifyMemory: (on.MemoryVerified, on.MemoryDiffers, on.StepFailed),
     do.SendGo: (on.DestinationOwned, on.DestinationDisowned, on.DestinationSilent),
     do.AskDestination: (on.DestinationOwned, on.DestinationDisowned, on.DestinationSilent),
     do.CancelCopy: (on.CopyCancelled, on.SourceQemuDied),
@@ -304,11 +376,11 @@ UNASKED = (
 EXAMPLES = int(os.environ.get("LIVEMOVE_MACHINE_EXAMPLES", "500"))
 
 
-@given(st.lists(ALL_EVENTS, max_size=40))
+@given(st.sampled_from(Verify), st.lists(ALL_EVENTS, max_size=40))
 @settings(max_examples=EXAMPLES, deadline=None)
-def test_whatever_comes_the_invariants_hold(story: list[Event]):
+def test_whatever_comes_the_invariants_hold(verify: Verify, story: list[Event]):
     """Even events that cannot happen leave a state that keeps the laws, or are refused."""
-    state = begin(Contract(0.3, deadline_s=500, max_throttle=50))
+    state = begin(Contract(0.3, deadline_s=500, max_throttle=50), verify)
     for event in story:
         try:
             following, commands = step(state, event)
@@ -325,6 +397,7 @@ def test_whatever_comes_the_invariants_hold(story: list[Event]):
             if isinstance(command, do.SendGo):
                 assert following.armed and following.copied and following.owner is Owner.UNKNOWN
                 assert state.owner is Owner.SOURCE or (command.source_gone and following.source_gone)
+                assert following.verify is Verify.OFF, "no GO before what was asked"
         state = following
 
 
@@ -335,11 +408,12 @@ def test_every_journey_in_a_possible_world_ends_or_is_unresolved(data: st.DataOb
 
     After a pause by the migration (SourceStopped) the VM is resumed on one side, or the journey is UNRESOLVED.
     """
-    state = begin(Contract(0.3, deadline_s=100))
+    verify = data.draw(st.sampled_from(Verify))
+    state = begin(Contract(0.3, deadline_s=100), verify)
     outstanding: list[Command] = []
     stopped = False
     go_sent = 0
-    dead = False
+    dead = verified = False
     state, commands = step(state, on.JourneyAccepted(GuestRun.RUNNING))
     outstanding.extend(commands)
     resumed_by: set[str] = set()
@@ -369,6 +443,9 @@ def test_every_journey_in_a_possible_world_ends_or_is_unresolved(data: st.DataOb
         for command in commands:
             if isinstance(command, do.SendGo) and command.source_gone:
                 assert dead, "a destination takes the VM unasked only when nothing of it is left at the source"
+            if isinstance(command, do.SendGo):
+                verified = verified or isinstance(event, on.MemoryVerified)
+                assert verify is Verify.OFF or verified, "no GO before what was asked"
         for command in commands:
             if isinstance(command, do.CancelCopy):
                 resumed_by.add("source")

@@ -14,7 +14,7 @@ from livemove.base.errors import LivemoveError, PeerViolation
 from livemove.base.tasks import spawn
 from livemove.migration.departure import GO_PATIENCE_S
 from livemove.migration.journal import Journal, Record
-from livemove.migration.model import GuestRun, Owner, Phase, State
+from livemove.migration.model import GuestRun, Owner, Phase, State, Verify
 
 _log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class Recovery:
 
     async def _ask(self, client: AgentClient, record: Record, state: State) -> OwnershipAnswer:
         """Whose is the VM? Where the GO was on record nothing has run here since, so the destination is told to take it."""
-        if state.owner is Owner.UNKNOWN:
+        if state.owner is Owner.UNKNOWN and state.verify is Verify.OFF:
             try:
                 return await client.go(
                     record.id, AskGo(resume=state.guest is GuestRun.RUNNING), timeout_s=GO_PATIENCE_S

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from livemove.migration.model import Verify
+
 
 @dataclass(frozen=True, slots=True)
 class Command:
@@ -63,6 +65,13 @@ class ThrottleGuest(Command):
 
     percent: int
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyMemory(Command):
+    """Compare the memory of both QEMUs, while no guest runs in either; answered by MemoryVerified or MemoryDiffers."""
+
+    mode: Verify
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,6 +73,18 @@ class CopyCompleted(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class MemoryVerified(Event):
+    """What was compared is the same on both hosts."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryDiffers(Event):
+    """The destination loaded something else than the source sent."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class CopyFailed(Event):
     """QEMU's migration failed; its guest is at the source."""
 

@@ -19,6 +19,8 @@ class Ledger:
         #: monotonic times of the blackout, as they come to be known
         self.stopped_s: float | None = None
         self.completed_s: float | None = None
+        self.verify_s: float | None = None
+        self.verified_s: float | None = None
         self.go_s: float | None = None
         self.answered_s: float | None = None
         self.first_byte_s: float | None = None
@@ -28,7 +30,11 @@ class Ledger:
         last, last_s = self._entered[-1]
         if last is phase:
             return
-        if phase is Phase.HANDING_OVER and last is not Phase.BLACKOUT and self.stopped_s is not None:
+        if (
+            phase in (Phase.VERIFYING, Phase.HANDING_OVER)
+            and last not in (Phase.BLACKOUT, Phase.VERIFYING)
+            and self.stopped_s is not None
+        ):
             self._entered.append((Phase.BLACKOUT, max(last_s, self.stopped_s)))
         if phase is Phase.BLACKOUT and self.stopped_s is not None:
             at_s = max(last_s, self.stopped_s)
@@ -46,26 +52,25 @@ class Ledger:
     def steps(self, now_s: float) -> list[StepView]:
         """All ten steps; time in the queue belongs to none of them."""
         current = self._entered[-1][0]
-        failed_in = next((p for p, _ in reversed(self._entered) if p.step is not None), Phase.FINDING)
+        failed_in = next((p.step for p, _ in reversed(self._entered) if p.step is not None), Phase.FINDING.step)
         ended_badly = current in (Phase.ABORTING, Phase.FAILED, Phase.CANCELLED, Phase.ENDED)
         views = []
-        for phase in Phase:
-            if phase.step is None:
-                continue
-            seconds = self.seconds_in(phase, now_s)
+        for step, name in STEP_NAMES.items():
+            spent = [self.seconds_in(phase, now_s) for phase in Phase if phase.step == step]
+            seconds = None if all(part is None for part in spent) else sum(part or 0.0 for part in spent)
             state: StepState
             if seconds is None:
-                passed = any(p.step is not None and p.step > phase.step for p, _ in self._entered)
+                passed = any(p.step is not None and p.step > step for p, _ in self._entered)
                 state = "skipped" if passed or current.terminal or ended_badly else "waiting"
-            elif ended_badly and phase is failed_in:
+            elif ended_badly and step == failed_in:
                 state = "failed"
-            elif phase is current:
+            elif step == current.step:
                 state = "running"
             else:
                 state = "done"
             ms = None if seconds is None else round(seconds * 1e3, 2)
-            views.append(StepView(step=phase.step, name=STEP_NAMES[phase.step], state=state, ms=ms))
-        return sorted(views, key=lambda view: view.step)
+            views.append(StepView(step=step, name=name, state=state, ms=ms))
+        return views
 
     @property
     def downtime_ms(self) -> float | None:
@@ -75,13 +80,14 @@ class Ledger:
         return (self.answered_s - self.stopped_s) * 1e3
 
     def blackout_parts_ms(self) -> dict[str, float]:
-        """Last pages and device state; our own reaction; the hand-over's round trip with its fsync."""
+        """Last pages and device state; our own reaction; the verification; the hand-over's round trip with its fsync."""
         parts = {}
         marks = [
             ("last_pages_and_devices", self.stopped_s, self.completed_s),
-            ("decision", self.completed_s, self.go_s),
+            ("decision", self.completed_s, self.verify_s or self.go_s),
+            ("verification", self.verify_s, self.verified_s),
+            ("hand_over", self.go_s, self.answered_s),
         ]
-        marks.append(("hand_over", self.go_s, self.answered_s))
         for name, start_s, end_s in marks:
             if start_s is not None and end_s is not None:
                 parts[name] = round((end_s - start_s) * 1e3, 3)

@@ -2,7 +2,7 @@
 
 Two laws. Everything that changes the state of a journey is a rule of steps.py or interruptions.py (the guest, its user and a
 restarted agent), behind :func:`step`. And ownership passes through one narrow place: :class:`SendGo` is issued only when
-QEMU has completed and both journals are armed; from then on the owner is UNKNOWN until the destination has answered; the
+QEMU has completed, both journals are armed and what was to be verified is; from then on the owner is UNKNOWN until the destination has answered; the
 source's guest is resumed only while the owner is SOURCE.
 
 The counterpart at the destination is incoming.py.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from livemove.migration import interruptions, steps
 from livemove.migration.events import Event
-from livemove.migration.model import Owner, Phase, State
+from livemove.migration.model import Owner, Phase, State, Verify
 from livemove.migration.rules import OBSERVATIONS, TABLE, TRANSITIONS, IllegalEvent, Result
 from livemove.policy.convergence import Contract
 
@@ -22,9 +22,9 @@ __all__ = ["TRANSITIONS", "IllegalEvent", "begin", "step"]
 _ = (interruptions, steps)
 
 
-def begin(contract: Contract) -> State:
+def begin(contract: Contract, verify: Verify = Verify.OFF) -> State:
     """A journey before its first event."""
-    return State(Phase.FINDING, Owner.SOURCE, contract)
+    return State(Phase.FINDING, Owner.SOURCE, contract, verify=verify)
 
 
 def step(state: State, event: Event) -> Result:

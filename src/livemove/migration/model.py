@@ -28,6 +28,7 @@ class Phase(Enum):
     COPYING = "copying"
     CONVERGING = "converging"
     BLACKOUT = "blackout"
+    VERIFYING = "verifying"
     HANDING_OVER = "handing-over"
     CLEANING = "cleaning"
     ABORTING = "aborting"
@@ -58,6 +59,7 @@ _STEPS = {
     Phase.COPYING: 6,
     Phase.CONVERGING: 7,
     Phase.BLACKOUT: 8,
+    Phase.VERIFYING: 9,
     Phase.HANDING_OVER: 9,
     Phase.CLEANING: 10,
 }
@@ -74,6 +76,14 @@ STEP_NAMES = {
     9: "final check and hand-over",
     10: "clean-up",
 }
+
+
+class Verify(Enum):
+    """How much of the VM's memory both hosts compare between pause and resume."""
+
+    OFF = "off"
+    SAMPLE = "sample"
+    FULL = "full"
 
 
 class GuestRun(Enum):
@@ -130,6 +140,7 @@ class State:
     :param armed: both hosts have journaled that they may hand over.
     :param copied: QEMU said that the destination has loaded everything.
     :param source_gone: the source's QEMU ended when the GO may have been out: nothing is left here to go back to.
+    :param verify: what must still be compared before a GO; OFF once it is.
     :param abort: set exactly while ABORTING and in the terminal phases that follow it.
     """
 
@@ -140,6 +151,7 @@ class State:
     may_hand_over: bool = False
     armed: bool = False
     copied: bool = False
+    verify: Verify = Verify.OFF
     copy_started: bool = False
     destination_made: bool = False
     source_gone: bool = False

@@ -8,7 +8,7 @@ from livemove.migration import commands as do
 from livemove.migration import events as on
 from livemove.migration.commands import Command
 from livemove.migration.events import Event
-from livemove.migration.model import Abort, Ending, GuestRun, Owner, Phase, State
+from livemove.migration.model import Abort, Ending, GuestRun, Owner, Phase, State, Verify
 from livemove.migration.rules import Result, rule
 from livemove.policy import convergence
 from livemove.policy.convergence import Action
@@ -16,7 +16,7 @@ from livemove.policy.convergence import Action
 #: Phases in which the same rules hold.
 BEFORE_COPY = (Phase.QUEUED, Phase.PERMITTING, Phase.CHECKING, Phase.PREPARING, Phase.CONNECTING)
 ROUNDS = (Phase.COPYING, Phase.CONVERGING)
-MOVING = (*ROUNDS, Phase.BLACKOUT)
+MOVING = (*ROUNDS, Phase.BLACKOUT, Phase.VERIFYING)
 AT_SOURCE = (*BEFORE_COPY, *MOVING)
 ASKING = (Phase.HANDING_OVER, Phase.UNRESOLVED)
 
@@ -95,16 +95,16 @@ def _stopped(state: State, event: Event) -> Result:
     return replace(state, phase=Phase.BLACKOUT), ()
 
 
-@rule(Phase.COPYING, on.CopyCompleted, Phase.COPYING, Phase.HANDING_OVER)
-@rule(Phase.CONVERGING, on.CopyCompleted, Phase.CONVERGING, Phase.HANDING_OVER)
-@rule(Phase.BLACKOUT, on.CopyCompleted, Phase.BLACKOUT, Phase.HANDING_OVER)
+@rule(Phase.COPYING, on.CopyCompleted, Phase.COPYING, Phase.VERIFYING, Phase.HANDING_OVER)
+@rule(Phase.CONVERGING, on.CopyCompleted, Phase.CONVERGING, Phase.VERIFYING, Phase.HANDING_OVER)
+@rule(Phase.BLACKOUT, on.CopyCompleted, Phase.BLACKOUT, Phase.VERIFYING, Phase.HANDING_OVER)
 def _completed(state: State, event: Event) -> Result:
     return _hand_over_when_ready(replace(state, copied=True))
 
 
-@rule(Phase.COPYING, on.HandOverArmed, Phase.COPYING, Phase.HANDING_OVER)
-@rule(Phase.CONVERGING, on.HandOverArmed, Phase.CONVERGING, Phase.HANDING_OVER)
-@rule(Phase.BLACKOUT, on.HandOverArmed, Phase.BLACKOUT, Phase.HANDING_OVER)
+@rule(Phase.COPYING, on.HandOverArmed, Phase.COPYING, Phase.VERIFYING, Phase.HANDING_OVER)
+@rule(Phase.CONVERGING, on.HandOverArmed, Phase.CONVERGING, Phase.VERIFYING, Phase.HANDING_OVER)
+@rule(Phase.BLACKOUT, on.HandOverArmed, Phase.BLACKOUT, Phase.VERIFYING, Phase.HANDING_OVER)
 def _armed(state: State, event: Event) -> Result:
     return _hand_over_when_ready(replace(state, armed=True))
 
@@ -112,6 +112,23 @@ def _armed(state: State, event: Event) -> Result:
 def _hand_over_when_ready(state: State) -> Result:
     if not (state.copied and state.armed):
         return state, ()
+    if state.verify is Verify.OFF:
+        return _hand_over(state)
+    return replace(state, phase=Phase.VERIFYING), (do.VerifyMemory(state.verify),)
+
+
+@rule(Phase.VERIFYING, on.MemoryVerified, Phase.HANDING_OVER)
+def _verified(state: State, event: Event) -> Result:
+    return _hand_over(replace(state, verify=Verify.OFF))
+
+
+@rule(Phase.VERIFYING, on.MemoryDiffers, Phase.ABORTING)
+def _differs(state: State, event: Event) -> Result:
+    assert isinstance(event, on.MemoryDiffers)
+    return undo_all(state, Ending.FAILED, "memory-differs", event.reason)
+
+
+def _hand_over(state: State) -> Result:
     going = replace(state, phase=Phase.HANDING_OVER, owner=Owner.UNKNOWN)
     return going, (do.SendGo(resume=state.guest is GuestRun.RUNNING),)
 
@@ -147,9 +164,10 @@ def _question(state: State) -> Command:
     """What is asked of a silent destination: whose the VM is, or, when nothing is left here, to take what it has loaded.
 
     QEMU had completed before the owner became UNKNOWN and the guest has not run here since, so what is loaded there is
-    the whole VM; a question would have the destination throw it away.
+    the whole VM; a question would have the destination throw it away. Memory that nobody compared where that was asked for
+    is thrown away.
     """
-    if state.source_gone:
+    if state.source_gone and state.verify is Verify.OFF:
         return do.SendGo(resume=state.guest is GuestRun.RUNNING, source_gone=True)
     return do.AskDestination()
 

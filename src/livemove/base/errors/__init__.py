@@ -31,6 +31,7 @@ from livemove.base.errors.endings import (
     GuestEnded,
     JourneyCancelled,
     JourneyFailed,
+    MemoryDiffers,
 )
 from livemove.base.errors.faults import (
     AgentUnreachable,
@@ -90,6 +91,7 @@ __all__ = [
     "LinkError",
     "LinkLost",
     "LivemoveError",
+    "MemoryDiffers",
     "MigrationBlocked",
     "MissingPrerequisite",
     "NetworkMissing",

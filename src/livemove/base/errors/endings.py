@@ -27,6 +27,16 @@ class DeadlinePassed(JourneyError):
     code, exit_code, remedy_text = "deadline-passed", 62, "Allow more downtime, a longer deadline, or --throttle."
 
 
+class MemoryDiffers(JourneyError):
+    """The destination's memory is not what the source sent, so the VM was not handed over; it runs on at the source."""
+
+    code, exit_code, remedy_text = (
+        "memory-differs",
+        64,
+        "Test the memory and the network of both hosts (memtester, ethtool -S) before moving VMs between them.",
+    )
+
+
 class GuestEnded(JourneyError):
     """The guest powered off while it was being moved; it is stopped on the source."""
 
