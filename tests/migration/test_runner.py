@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from livemove.migration.events import Event
 from livemove.migration.journal import SOURCE, Journal, Record
 from livemove.migration.ledger import Ledger
 from livemove.migration.machine import begin
-from livemove.migration.model import GuestRun, Owner, Phase, State
+from livemove.migration.model import GuestRun, Owner, Phase, State, Verify
 from livemove.migration.runner import JourneyRunner
 from livemove.policy.convergence import Contract
 
@@ -26,17 +27,24 @@ RECORD = Record("j1", SOURCE, "db1", "uuid-1", "a", "b", "ann", 1.0, {})
 ARRIVES: dict[type[Command], Event] = {
     do.RequestSlot: on.SlotGranted(), do.AskPermission: on.PermissionGiven(), do.CheckFitness: on.FitnessConfirmed(),
     do.BuildSkeleton: on.SkeletonBuilt(), do.OpenConnection: on.ConnectionOpened(), do.StartCopy: on.CopyStarted(),
-    do.ArmHandOver: on.HandOverArmed(), do.SendGo: on.DestinationOwned(), do.RemoveSource: on.SourceRemoved(),
+    do.ArmHandOver: on.HandOverArmed(), do.VerifyMemory: on.MemoryVerified(), do.SendGo: on.DestinationOwned(), do.RemoveSource: on.SourceRemoved(),
     do.CancelCopy: on.CopyCancelled(), do.AbandonDestination: on.DestinationAbandoned(),
 }  # fmt: skip
 
 
-class ScriptedEffects:
-    """Answers every command as told; notes what the journal held when the command was given."""
+Answers = dict[type[Command], Event | Exception]
 
-    def __init__(self, database: Database, answers: dict[type[Command], Event | Exception]) -> None:
+
+class ScriptedEffects:
+    """Answers every command as told; notes what the journal held when the command was given.
+
+    :param copying: what happens in the copy, once the hand-over is armed.
+    """
+
+    def __init__(self, database: Database, answers: Answers, copying: tuple[Event, ...] = ()) -> None:
         self.database = database
         self.answers = answers
+        self.copying = copying
         self.performed: list[Command] = []
         self.journaled: dict[type[Command], str] = {}
         self.finished: State | None = None
@@ -50,6 +58,8 @@ class ScriptedEffects:
         if isinstance(answer, Exception):
             raise answer
         if isinstance(command, do.ArmHandOver) and self.runner is not None:
+            for event in self.copying:
+                asyncio.get_running_loop().call_later(0.005, self.runner.post, event)
             asyncio.get_running_loop().call_later(0.01, self.runner.post, on.SourceStopped())
             asyncio.get_running_loop().call_later(0.02, self.runner.post, on.CopyCompleted())
         return answer
@@ -67,11 +77,15 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
 
 
 async def run(
-    database: Database, answers: dict[type[Command], Event | Exception], journal: Journal | None = None
+    database: Database,
+    answers: Answers,
+    journal: Journal | None = None,
+    copying: tuple[Event, ...] = (),
+    verify: Verify = Verify.OFF,
 ) -> tuple[JourneyRunner, ScriptedEffects]:
     journal = journal or Journal(database, ManualClock(), "a")
-    effects = ScriptedEffects(database, {**ARRIVES, **answers})
-    state = begin(Contract(0.3))
+    effects = ScriptedEffects(database, {**ARRIVES, **answers}, copying)
+    state = replace(begin(Contract(0.3, max_throttle=50)), verify=verify)
     await journal.create(RECORD, state)
     runner = JourneyRunner(RECORD, state, effects, journal, Ledger(0.0), ManualClock())
     effects.runner = runner

@@ -19,6 +19,7 @@ from livemove.agent.vm_records import VmRecord
 from livemove.agent.vms import Vms
 from livemove.base.clock import Clock
 from livemove.base.errors import LivemoveError, QemuGone
+from livemove.base.fault_points import around
 from livemove.base.settings import HostSettings
 from livemove.base.tasks import cancel_and_wait, spawn
 from livemove.fleet.admission import AdmissionQueue
@@ -96,7 +97,8 @@ class ArrivalEffects:
             started_s = self._clock.monotonic_s()
             if effect is Effect.RESUME_GUEST:
                 arrival.state = answer.state
-                await self._resume(arrival)
+                with around("destination", effect.value):
+                    await self._resume(arrival)
             else:
                 await self._perform(arrival, answer, effect, request)
             timings[effect] = timings.get(effect, 0.0) + (self._clock.monotonic_s() - started_s) * 1e3
@@ -105,6 +107,13 @@ class ArrivalEffects:
         return timings
 
     async def _perform(self, arrival: Arrival, answer: Answer, effect: Effect, request: Request) -> None:
+        journal = effect is Effect.JOURNAL
+        with (
+            around("destination.journal", answer.state.phase.value) if journal else around("destination", effect.value)
+        ):
+            await self._carry_out(arrival, answer, effect, request)
+
+    async def _carry_out(self, arrival: Arrival, answer: Answer, effect: Effect, request: Request) -> None:
         record = arrival.record
         match effect:
             case Effect.JOURNAL:
@@ -202,7 +211,8 @@ class ArrivalEffects:
                     )
                 await forget_credentials(running.monitor)
             answer = step(arrival.state, Request.CONTINUED)
-            await self._journal.save(arrival.record, answer.state, "settled", durable=False, closed=True)
+            with around("destination.journal", answer.state.phase.value):
+                await self._journal.save(arrival.record, answer.state, "settled", durable=False, closed=True)
             arrival.state = answer.state
         # the guest may have powered off before anybody listened
         with contextlib.suppress(LivemoveError):

@@ -27,6 +27,7 @@ from livemove.api.incoming_models import (
 )
 from livemove.base.clock import Clock
 from livemove.base.errors import Conflict, NotPermitted, PeerViolation, UnknownJourney
+from livemove.base.fault_points import around
 from livemove.base.settings import HostSettings
 from livemove.base.tasks import cancel_and_wait, spawn
 from livemove.fleet.admission import AdmissionQueue
@@ -119,7 +120,8 @@ class Arrivals:
         )  # fmt: skip
         arrival = Arrival(record, Incoming(IncomingPhase.RESERVED), grant_role=grant.role)
         arrival.last_contact_s = self._clock.monotonic_s()
-        await self._journal.create(record, arrival.state)
+        with around("destination.journal", arrival.state.phase.value):
+            await self._journal.create(record, arrival.state)
         self._arrivals[journey] = arrival
         self._vms.arriving.add(grant.vm_name)
         arrival.watch = spawn(self._effects.watch_source(arrival), name=f"watch the source of {journey}")

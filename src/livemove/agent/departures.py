@@ -31,6 +31,7 @@ from livemove.base.errors import (
     UnknownJourney,
     by_code,
 )
+from livemove.base.fault_points import around
 from livemove.base.settings import HostSettings
 from livemove.base.tasks import cancel_and_wait, spawn
 from livemove.base.units import parse_duration
@@ -42,6 +43,7 @@ from livemove.migration.journal import SOURCE, Journal, Record
 from livemove.migration.ledger import Ledger
 from livemove.migration.machine import begin
 from livemove.migration.model import GuestRun, Owner, State
+from livemove.migration.points import CREATED
 from livemove.migration.report import make_report, progress_view
 from livemove.migration.runner import JourneyRunner
 from livemove.network.routes import source_address_towards
@@ -107,7 +109,8 @@ class Departures:
         try:
             status = str((await vm.monitor.execute("query-status"))["status"])
             state = begin(contract_of(asked.options, self._settings()))
-            await self._journal.create(record, state)
+            with around("source.journal", CREATED):
+                await self._journal.create(record, state)
             await client.__aenter__()
         except BaseException:
             self._vms.journeys.pop(asked.vm, None)

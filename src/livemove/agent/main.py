@@ -11,6 +11,7 @@ from pathlib import Path
 from livemove.agent.app import make_app
 from livemove.agent.host import Host
 from livemove.agent.tls_server import AgentServer
+from livemove.base import fault_points
 from livemove.base.settings import load_settings
 from livemove.base.trace import set_up_logging
 
@@ -25,6 +26,8 @@ def run_agent(config: Path) -> None:
 
 async def serve(config: Path) -> None:
     """The agent's life. Raises what Host.start raises, and Conflict when the address is taken."""
+    if fault_points.arm(load_settings(config).run_dir, os.environ):
+        _log.warning("fault points are armed: this agent stops itself wherever a test says")
     host = await Host.start(config)
     server = AgentServer(make_app(host), address=host.settings.listen, identity=host.identity, clock=host.clock)
     try:

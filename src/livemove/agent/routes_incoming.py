@@ -24,6 +24,7 @@ from livemove.api.incoming_models import (
 )
 from livemove.api.models import ReportView
 from livemove.base.errors import NotPermitted
+from livemove.base.fault_points import around
 
 Source = Annotated[Peer, Depends(require_host())]
 
@@ -52,37 +53,44 @@ def make_router(host: Host) -> APIRouter:
     @router.post("/{journey}/fitness")
     async def fitness(peer: Source, journey: str, body: AskFitness, dry_run: bool = False) -> FitnessAnswer:
         """Step 3: policy, memory, CPU, machine type, disks, bridges; the memory is reserved unless it is a dry run."""
-        return await arrivals.fitness(journey, peer.name, body, dry_run=dry_run)
+        with around("destination.request", "fitness"):
+            return await arrivals.fitness(journey, peer.name, body, dry_run=dry_run)
 
     @router.post("/{journey}/skeleton")
     async def skeleton(peer: Source, journey: str) -> BuildAnswer:
         """Step 4: start the QEMU that waits for the VM, and our own listener on the port that it will take."""
-        return await arrivals.build(journey, peer.name)
+        with around("destination.request", "build"):
+            return await arrivals.build(journey, peer.name)
 
     @router.post("/{journey}/listen")
     async def listen(peer: Source, journey: str, body: AskListen) -> ListenAnswer:
         """Step 5: our listener leaves the port and QEMU takes it, with the journey's key or behind a packet filter."""
-        return await arrivals.listen(journey, peer.name, body)
+        with around("destination.request", "listen"):
+            return await arrivals.listen(journey, peer.name, body)
 
     @router.post("/{journey}/arm")
     async def arm(peer: Source, journey: str) -> OwnershipAnswer:
         """Step 7: journal, durably, that the VM may be handed over."""
-        return await arrivals.arm(journey, peer.name)
+        with around("destination.request", "arm"):
+            return await arrivals.arm(journey, peer.name)
 
     @router.post("/{journey}/go")
     async def go(peer: Source, journey: str, body: AskGo) -> OwnershipAnswer:
         """Step 9: OWNED becomes durable, the guest runs if it ran, then the answer is given."""
-        return await arrivals.go(journey, peer.name, resume=body.resume)
+        with around("destination.request", "go"):
+            return await arrivals.go(journey, peer.name, resume=body.resume)
 
     @router.post("/{journey}/ask")
     async def ask(peer: Source, journey: str) -> OwnershipAnswer:
         """Whether this host owns the VM; a no is binding: ABANDONED is durable and QEMU dead before it is given."""
-        return await arrivals.ask(journey, peer.name)
+        with around("destination.request", "ask"):
+            return await arrivals.ask(journey, peer.name)
 
     @router.post("/{journey}/abandon")
     async def abandon(peer: Source, journey: str) -> OwnershipAnswer:
         """Forget the journey and all that was made for it; an owner answers that it owns."""
-        return await arrivals.abandon(journey, peer.name)
+        with around("destination.request", "abandon"):
+            return await arrivals.abandon(journey, peer.name)
 
     @router.get("/{journey}/facts")
     async def facts(peer: Source, journey: str) -> DestinationFacts:

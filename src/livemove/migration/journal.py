@@ -18,7 +18,9 @@ from livemove.api.models import EventView, ReportView
 from livemove.base.clock import Clock, wall_text
 from livemove.base.database import Database
 from livemove.base.errors import UnknownJourney
+from livemove.base.fault_points import around
 from livemove.migration.model import Incoming, State
+from livemove.migration.points import GRANT
 
 SOURCE, DESTINATION = "source", "destination"
 
@@ -241,7 +243,8 @@ class Journal:
             )
             return found.rowcount == 1
 
-        return await self._database.run(work, durable=True)
+        with around("destination.journal", GRANT):
+            return await self._database.run(work, durable=True)
 
 
 def _dump(state: State | Incoming) -> str:

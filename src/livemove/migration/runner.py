@@ -12,6 +12,7 @@ from typing import Protocol
 
 from livemove.base.clock import Clock
 from livemove.base.errors import Bug, LivemoveError
+from livemove.base.fault_points import around
 from livemove.base.tasks import spawn
 from livemove.migration import commands as do
 from livemove.migration import events as on
@@ -68,7 +69,8 @@ class JourneyRunner:
             while not self.state.phase.terminal:
                 await self._turn(await self._events.get())
         finally:
-            await self._effects.finish(self.state)
+            with around("source", do.Finish.__name__):
+                await self._effects.finish(self.state)
             self.done.set()
         return self.state
 
@@ -112,7 +114,8 @@ class JourneyRunner:
             or state.phase.terminal
         ) and state.phase is not Phase.HANDING_OVER
         try:
-            await self._journal_of.save(self.record, state, cause, durable=durable, closed=state.phase.terminal)
+            with around("source.journal", cause):
+                await self._journal_of.save(self.record, state, cause, durable=durable, closed=state.phase.terminal)
         except LivemoveError as error:
             # before the hand-over the journey ends; from the GO on the destination's journal decides, and ours catches up
             _log.error("journey %s: the journal cannot be written: %s", self.record.id, error)
@@ -137,7 +140,8 @@ class JourneyRunner:
 
     async def _perform(self, command: Command) -> None:
         try:
-            outcome = await self._effects.perform(command, self.state)
+            with around("source", type(command).__name__):
+                outcome = await self._effects.perform(command, self.state)
         except LivemoveError as error:
             outcome = on.StepFailed(error.code, error.message, error.remedy)
         except Exception as error:
