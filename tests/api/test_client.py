@@ -15,7 +15,7 @@ import pytest
 from livemove.api import client_connection
 from livemove.api.client import AgentClient
 from livemove.api.incoming_models import AskFitness, AskGo, AskIncoming, AskListen, OwnershipAnswer
-from livemove.api.models import AskJourney, ConsoleChunk
+from livemove.api.models import AskJourney, ConsoleChunk, RenewRequest
 from livemove.base.errors import (
     AgentUnreachable,
     Bug,
@@ -63,6 +63,7 @@ REQUESTS: dict[str, tuple[Callable[[AgentClient], Any], str, dict[str, str]]] = 
     "host": (lambda c: c.host(), "GET /host", {}),
     "change_settings": (lambda c: c.change_settings({"simultaneous": "3"}), "PATCH /host", {}),
     "cluster": (lambda c: c.cluster(), "GET /cluster", {}),
+    "renew": (lambda c: c.renew(RenewRequest(signing_request="x")), "POST /cluster/renew", {}),
     "metrics": (lambda c: c.metrics(), "GET /metrics", {}),
     "vms": (lambda c: c.vms(), "GET /vms", {}),
     "define_vm": (lambda c: c.define_vm("name = 'x'"), "POST /vms", {}),

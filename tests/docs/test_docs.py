@@ -20,9 +20,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from livemove.agent.app import make_app
 from livemove.agent.metrics import METRICS, render_metrics
+from livemove.agent.refusals import Refusals
 from livemove.agent.tls_server import PEER_KEY
 from livemove.api.client_identity import Peer, Role
 from livemove.api.models import ReportView
+from livemove.base.clock import SystemClock
 from livemove.base.errors import by_code
 from livemove.base.settings import HostSettings
 from livemove.cli import reference, reference_more
@@ -63,7 +65,9 @@ def test_every_route_is_documented_with_a_sentence() -> None:
             assert row[-1].endswith("."), row
 
 
-AGENT = make_app(reference_more._AnyHost())  # type: ignore[arg-type]
+_HOST = reference_more._AnyHost()
+_HOST.refusals = Refusals(SystemClock())  # type: ignore[attr-defined]
+AGENT = make_app(_HOST)  # type: ignore[arg-type]
 
 
 async def ask(route: str, role: Role | None) -> str:
@@ -115,6 +119,9 @@ def busy_host() -> Any:
         records=SimpleNamespace(all=lambda: [SimpleNamespace(name="web1")]),
         vms=SimpleNamespace(unresolved=set(), find_running=lambda name: name),
         departures=SimpleNamespace(ended={"failed": 1}, open=lambda: [departure]),
+        follower=SimpleNamespace(certificate_days_left=lambda: 200.5, silent_s=lambda: 3.0),
+        membership=SimpleNamespace(revocations=SimpleNamespace(serials={"7"})),
+        refusals=SimpleNamespace(counts={"handshake": 2}),
     )
 
 

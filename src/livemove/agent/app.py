@@ -11,7 +11,9 @@ from fastapi.responses import JSONResponse
 from livemove import __version__
 from livemove.agent import routes_cluster, routes_incoming, routes_journeys, routes_vms
 from livemove.agent.host import Host
+from livemove.agent.tls_server import current_peer
 from livemove.base.errors import (
+    AgentBusy,
     Bug,
     CallerError,
     Conflict,
@@ -30,13 +32,14 @@ _log = logging.getLogger(__name__)
 
 _STATUS: tuple[tuple[type[LivemoveError], int], ...] = (
     (UnknownVm, 404), (UnknownHost, 404), (UnknownJourney, 404), (NotPermitted, 403), (NoIdentity, 403), (Conflict, 409),
-    (CallerError, 422), (OperatorError, 409), (LinkError, 502), (PeerViolation, 400),
+    (CallerError, 422), (OperatorError, 409), (AgentBusy, 429), (LinkError, 502), (PeerViolation, 400),
 )  # fmt: skip
 
 
 def make_app(host: Host) -> FastAPI:
     """The ASGI application of `host`."""
     app = FastAPI(title="livemove agent", version=__version__, docs_url=None, redoc_url=None)
+    app.state.refusals = host.refusals
     app.add_exception_handler(LivemoveError, _livemove_error)
     app.add_exception_handler(RequestValidationError, _bad_request)
     app.add_exception_handler(Exception, _bug)
@@ -57,6 +60,14 @@ def _answer(error: LivemoveError) -> JSONResponse:
 
 async def _livemove_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, LivemoveError)
+    peer, client = current_peer(request), request.client
+    if isinstance(error, NotPermitted):
+        address = client.host if client is not None else "an address that is gone"
+        who = address if peer is None else f"{peer} at {address}"
+        # the path without names: who tries one after the other gets one line
+        route = "/".join(request.url.path.split("/")[:2])
+        request.app.state.refusals.note(who, "permission", f"{request.method} {route}: {error.message}")
+        return _answer(error)
     _log.info("%s %s: %s: %s", request.method, request.url.path, error.code, error.message)
     return _answer(error)
 

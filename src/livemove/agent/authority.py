@@ -92,6 +92,21 @@ class Authority:
             raise NotPermitted(f"'{name}' is a person and cannot have the role of a host.")
         return self._issue(request_pem, name, role, [ExtendedKeyUsageOID.CLIENT_AUTH], [], clock, validity_s)
 
+    def sign_revocations(self, serials: Sequence[int], number: int, moment: datetime.datetime) -> str:
+        """The list of revoked certificates (CRL, PEM). It has no end of its own: a newer one has a higher `number`."""
+        builder = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(self.certificate.subject)
+            .last_update(moment)
+            .next_update(self.certificate.not_valid_after_utc)
+            .add_extension(x509.CRLNumber(number), critical=False)
+            .add_extension(_authority_key_identifier(self.certificate), critical=False)
+        )
+        for serial in serials:
+            entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(moment).build()
+            builder = builder.add_revoked_certificate(entry)
+        return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
+
     def _issue(
         self,
         request_pem: str,

@@ -13,16 +13,19 @@ import psutil
 from livemove import __version__
 from livemove.agent.arrivals import Arrivals
 from livemove.agent.departures import Departures
+from livemove.agent.following import WARN_DAYS, Follower
 from livemove.agent.identity import host_identity_dir
+from livemove.agent.membership import Membership
+from livemove.agent.refusals import Refusals
 from livemove.agent.vm_records import VmRecords
 from livemove.agent.vms import Vms
 from livemove.api import trust
 from livemove.api.client import AgentClient
 from livemove.api.client_identity import Identity, load_identity
-from livemove.api.cluster_map import ClusterMap, load_map, map_from_json, merge_maps, save_map
+from livemove.api.cluster_map import ClusterMap, load_map
 from livemove.api.incoming_models import OfferBody
 from livemove.api.models import HostView
-from livemove.base.clock import Clock, SystemClock
+from livemove.base.clock import Clock, SystemClock, wall_text
 from livemove.base.database import Database
 from livemove.base.errors import LivemoveError
 from livemove.base.settings import HostSettings, change_settings, load_settings
@@ -49,13 +52,18 @@ class Host:
         self.clock = clock
         self.identity_dir = host_identity_dir(settings.state_dir)
         self.identity = load_identity(self.identity_dir)
+        self.membership = Membership(self.identity_dir)
+        self.refusals = Refusals(clock)
+        self.follower = Follower(
+            settings.state_dir, settings.name, clock, self.membership, lambda: self.identity, self.client_to
+        )
         self.database = Database(settings.state_dir / "livemove.db")
         self.records = VmRecords(self.database)
         self.vms = Vms(lambda: self.settings, facts, self.records)
         self.journal = Journal(self.database, clock, settings.name)
         self.arrivals = Arrivals(lambda: self.settings, self.vms, self.journal, clock, self.offer)
         self.departures = Departures(
-            lambda: self.settings, self.vms, self.journal, clock, self.client_to, self.learn_cluster, self._own_offer
+            lambda: self.settings, self.vms, self.journal, clock, self.client_to, self.follower.learn, self._own_offer
         )
         self._context: ssl.SSLContext | None = None
         self._housekeeping: asyncio.Task[None] | None = None
@@ -85,10 +93,12 @@ class Host:
         psutil.cpu_percent()  # the first call only sets the start of the interval that the next one measures
         host._incoming_speed_bytes_per_s = await link_speed_towards(host.arrivals.migration_address)
         host._housekeeping = spawn(host._keep_house(), name="housekeeping")
+        host.follower.start()
         return host
 
     async def close(self) -> None:
         await cancel_and_wait(self._housekeeping)
+        await self.follower.close()
         await self.departures.close()
         await self.arrivals.close()
         await self.vms.close()
@@ -106,27 +116,12 @@ class Host:
         """Hosts and addresses, as last learnt."""
         return load_map(self.identity.map_path)
 
-    async def learn_cluster(self) -> ClusterMap:
-        """Ask the authority's host for newer members; what is known stays when it does not answer."""
-        cluster = self.cluster()
-        if cluster.authority == self.settings.name:
-            return cluster
-        try:
-            async with self.client_to(cluster.authority) as client:
-                theirs = await client.cluster()
-        except LivemoveError as error:
-            _log.info("the cluster map was not refreshed: %s", error)
-            return cluster
-        merged = merge_maps(cluster, map_from_json(theirs.model_dump()))
-        if merged != cluster:
-            save_map(self.identity.map_path, merged)
-        return merged
-
     def client_to(self, host: str) -> AgentClient:
         """Requests to another agent with this host's certificate. Raises UnknownHost, NoIdentity."""
         if self._context is None:
             self._context = trust.client_context(self.identity)
-        return AgentClient(self.identity, host, self.cluster().address_of(host), context=self._context)
+        address, revoked = self.cluster().address_of(host), self.membership.is_revoked
+        return AgentClient(self.identity, host, address, context=self._context, is_revoked=revoked)
 
     def use_identity(self, identity: Identity) -> None:
         """Show this certificate from now on; journeys under way keep the connections that they have."""
@@ -161,9 +156,17 @@ class Host:
             },
             memory_total_bytes=memory_total_bytes(), memory_available_bytes=memory_available_bytes(),
             memory_promised_bytes=self.vms.promised_bytes(), cores=offer.cores, idle_cores=offer.idle_cores,
-            outgoing=list(outgoing.active), outgoing_waiting=list(outgoing.waiting), incoming=list(incoming.active),
+            certificate=self._certificate(), outgoing=list(outgoing.active), outgoing_waiting=list(outgoing.waiting), incoming=list(incoming.active),
             incoming_waiting=list(incoming.waiting),
         )  # fmt: skip
+
+    def _certificate(self) -> dict[str, str | float]:
+        left = self.follower.certificate_days_left()
+        return {
+            "serial": self.identity.peer.serial, "ends": wall_text(self.identity.peer.not_after_wall_s),
+            "days_left": round(left, 2), "authority_silent_s": round(self.follower.silent_s(), 1),
+            "warning": f"This host's certificate has {left:.0f} days left." if left < WARN_DAYS else "",
+        }  # fmt: skip
 
     def change_settings(self, changes: dict[str, str]) -> None:
         """Write new settings; those that are read at the start (addresses, directories, QEMU) count from the next one."""

@@ -29,7 +29,11 @@ async def serve(config: Path) -> None:
     if fault_points.arm(load_settings(config).run_dir, os.environ):
         _log.warning("fault points are armed: this agent stops itself wherever a test says")
     host = await Host.start(config)
-    server = AgentServer(make_app(host), address=host.settings.listen, identity=host.identity, clock=host.clock)
+    server = AgentServer(
+        make_app(host), address=host.settings.listen, identity=host.identity, clock=host.clock,
+        membership=host.membership, refusals=host.refusals,
+    )  # fmt: skip
+    host.follower.on_change.append(lambda: _use_identity(host, server))
     try:
         await server.start()
         _log.info("agent of host %s listens on %s", host.settings.name, server.address)
@@ -49,10 +53,20 @@ async def serve(config: Path) -> None:
 def _reload(host: Host, server: AgentServer) -> None:
     try:
         host.settings = load_settings(host.config)
-        host.use_identity(server.reload())
-        _log.info("settings and certificate were read anew")
+        _log.info("settings were read anew")
     except Exception as error:  # the old ones stay in force
-        _log.error("settings or certificate were not read anew: %s", error)
+        _log.error("settings were not read anew: %s", error)
+    _use_identity(host, server)
+
+
+def _use_identity(host: Host, server: AgentServer) -> None:
+    """Take certificate, authority and revoked certificates as they are now."""
+    try:
+        host.use_identity(server.reload())
+        _log.info("certificate and revoked certificates were read anew")
+    except Exception as error:  # the old ones stay in force
+        _log.error("the certificate was not read anew: %s", error)
+    server.drop_revoked()
 
 
 def _tell_systemd(state: str) -> None:

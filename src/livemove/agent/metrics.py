@@ -22,6 +22,10 @@ METRICS = {
     "livemove_journey_transferred_bytes": "Bytes sent so far, by journey",
     "livemove_journey_rate_bytes_per_second": "Memory leaving a second, by journey",
     "livemove_journey_round": "Present round, by journey",
+    "livemove_certificate_days_left": "Days until this host's certificate ends; it is renewed long before",
+    "livemove_authority_silent_seconds": "Seconds since the authority's host last answered",
+    "livemove_revoked_certificates": "Certificates on the list of revoked ones that this host has",
+    "livemove_refused_total": "Connections and requests refused since the agent's start, by kind",
 }
 
 
@@ -41,6 +45,9 @@ class _Collector:
             "livemove_journeys_incoming": len(view.incoming),
             "livemove_journeys_incoming_waiting": len(view.incoming_waiting),
             "livemove_journeys_unresolved": len(host.vms.unresolved),
+            "livemove_certificate_days_left": host.follower.certificate_days_left(),
+            "livemove_authority_silent_seconds": host.follower.silent_s(),
+            "livemove_revoked_certificates": len(host.membership.revocations.serials),
         }
         metrics: list[Metric] = [GaugeMetricFamily(name, METRICS[name], value=value) for name, value in plain.items()]
         ended = CounterMetricFamily(
@@ -49,6 +56,10 @@ class _Collector:
         for outcome in ("completed", "failed", "cancelled", "ended"):
             ended.add_metric([outcome], host.departures.ended.get(outcome, 0))
         metrics.append(ended)
+        refused = CounterMetricFamily("livemove_refused", METRICS["livemove_refused_total"], labels=["kind"])
+        for kind, count in sorted(host.refusals.counts.items()):
+            refused.add_metric([kind], count)
+        metrics.append(refused)
         return metrics + self._journeys()
 
     def _journeys(self) -> list[Metric]:

@@ -10,12 +10,14 @@ from fastapi import APIRouter, Depends, Response
 from livemove.agent.host import Host
 from livemove.agent.join import JoinAnswer, JoinRequest, redeem
 from livemove.agent.metrics import render_metrics
-from livemove.agent.tls_server import require_peer, require_role
+from livemove.agent.renewal import renew_for
+from livemove.agent.tls_server import require_host, require_peer, require_role
 from livemove.api.client_identity import Peer
-from livemove.api.models import ChangeSettings, ClusterView, HostView
+from livemove.api.models import ChangeSettings, ClusterView, HostView, RenewAnswer, RenewRequest
 
 Viewer = Annotated[Peer, Depends(require_role("viewer"))]
 Admin = Annotated[Peer, Depends(require_role("admin"))]
+AnotherHost = Annotated[Peer, Depends(require_host())]
 Member = Annotated[Peer, Depends(require_peer)]
 
 
@@ -36,8 +38,13 @@ def make_router(host: Host) -> APIRouter:
     @router.get("/cluster")
     async def show_cluster(peer: Member) -> ClusterView:
         """The cluster's hosts and addresses, refreshed from the authority's host when that answers."""
-        cluster = await host.learn_cluster()
-        return ClusterView.model_validate(cluster.to_json())
+        cluster = await host.follower.learn()
+        return ClusterView.model_validate({**cluster.to_json(), "revocations": host.membership.revocations.pem})
+
+    @router.post("/cluster/renew")
+    async def renew(peer: AnotherHost, body: RenewRequest) -> RenewAnswer:
+        """On the authority's host: a new certificate for the host that calls, with its present one as proof."""
+        return await asyncio.to_thread(renew_for, host.settings.state_dir, peer, body, clock=host.clock)
 
     @router.get("/metrics")
     async def metrics(peer: Viewer) -> Response:

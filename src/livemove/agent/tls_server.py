@@ -8,10 +8,10 @@ handshake, and puts the :class:`Peer` into ``scope["state"]``. Routes name who m
 
 Clients without a certificate pass the handshake, because a joining host has none; they get few connections, little
 time, and every ``require_*`` refuses them. A certificate that is shown must be valid: TLS itself refuses a foreign or
-expired one, and a connection ends when the certificate does.
+expired one, a revoked one is refused here, and a connection ends when the certificate does. door.py does the handshake.
 
-Rotation: the listener's SSLContext stays, and a callback puts the present one in its place at each handshake; so a
-reload takes certificate, key and authority together or, when the files are bad, not at all. Open connections live on.
+Rotation: every handshake uses the SSLContext of the moment; a reload takes certificate, key and authority together or,
+when the files are bad, not at all. Open connections live on.
 """
 
 from __future__ import annotations
@@ -29,6 +29,10 @@ import uvicorn
 from starlette.requests import HTTPConnection
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from livemove.agent.door import MAX_CONNECTIONS, Door, Knock, address_of
+from livemove.agent.membership import Membership
+from livemove.agent.rates import Rates, answer_busy
+from livemove.agent.refusals import Refusals
 from livemove.api.client_identity import Identity, Peer, Role, load_identity, peer_from_certificate
 from livemove.api.cluster_map import parse_address
 from livemove.api.trust import server_context
@@ -46,17 +50,20 @@ PEER_KEY = "tls_peer"
 
 # a journey's connection idles between steps; a client gives up after 60 s (api.trust), so the agent never closes first
 KEEP_ALIVE_S = 75
-# 64 hosts with a few connections each and some people; further requests are answered 503
-MAX_CONNECTIONS = 256
 MAX_HEADER_BYTES = 32 << 10
 # the largest body is a definition or a frozen configuration of some 10 KiB
 MAX_BODY_BYTES = 1 << 20
 # a join is one short request; more would let strangers take the connections that members need
 MAX_ANONYMOUS = 8
 ANONYMOUS_S = 15.0
+# of one certificate; a journey needs two or three, and a host may have many journeys
+MAX_PER_PEER = 128
+# a member that has said nothing at all for so long is not asking anything
+FIRST_REQUEST_S = 30.0
 # how long a peer may leave our TLS close unanswered before the socket goes
 _CLOSE_GRACE_S = 0.2
 _STOP_GRACE_S = 2
+REVOKED = "its certificate was revoked"
 
 _log = logging.getLogger(__name__)
 
@@ -104,35 +111,51 @@ def require_host() -> Callable[[HTTPConnection], Awaitable[Peer]]:
 
 
 class PeerProtocol(H11Protocol):
-    """One connection of a client."""
+    """One connection of a client, from the end of its TLS handshake on."""
 
-    def __init__(self, *args: Any, clock: Clock, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, clock: Clock, door: Door, membership: Membership, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.peer: Peer | None = None
         self._clock = clock
-        self._end: asyncio.TimerHandle | None = None
+        self._door = door
+        self._membership = membership
+        self._timers: list[asyncio.TimerHandle] = []
+        self._address = ""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._address = address_of(transport)
         try:
             self.peer = _peer_of(transport)
         except NotPermitted as error:
-            _log.warning("refused a connection from %s: %s", self.client, error)
-            transport.abort()
+            self.refuse("certificate", error.message)
             return
         self.app_state = {**self.app_state, PEER_KEY: self.peer}
-        if self.peer is not None:
-            left_s = self.peer.not_after_wall_s - self._clock.wall_s()
-            self._end = self.loop.call_later(max(0.0, left_s), self.shutdown)
-        elif self._strangers() > MAX_ANONYMOUS:
-            transport.abort()
-        else:
-            self._end = self.loop.call_later(ANONYMOUS_S, transport.abort)
+        if self.peer is None:
+            self._timers.append(self.loop.call_later(ANONYMOUS_S, transport.abort))
+            if self._others(None) > MAX_ANONYMOUS:
+                self.refuse("connections", f"more than {MAX_ANONYMOUS} connections without a certificate")
+            return
+        if self._membership.is_revoked(self.peer.serial):
+            self.refuse("revoked", REVOKED)
+            return
+        left_s = self.peer.not_after_wall_s - self._clock.wall_s()
+        self._timers.append(self.loop.call_later(max(0.0, left_s), self.shutdown))
+        self._timers.append(self.loop.call_later(FIRST_REQUEST_S, self._end_if_silent))
+        if self._others(self.peer) > MAX_PER_PEER:
+            self.refuse("connections", f"more than {MAX_PER_PEER} connections with one certificate")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._end is not None:
-            self._end.cancel()
+        for timer in self._timers:
+            timer.cancel()
+        self._door.leave(self._address)
         super().connection_lost(exc)
+
+    def refuse(self, kind: str, reason: str) -> None:
+        """End the connection at once, whatever is under way on it."""
+        who = self._address if self.peer is None else f"{self.peer} at {self._address}"
+        self._door.refusals.note(who, kind, reason)
+        self.transport.abort()
 
     def shutdown(self) -> None:
         """Close once the present request is answered; uvicorn calls it too when the server stops."""
@@ -141,8 +164,14 @@ class PeerProtocol(H11Protocol):
             # an idle client may read our TLS close minutes later; asyncio would wait 30 s for its answer
             self.loop.call_later(_CLOSE_GRACE_S, self.transport.abort)
 
-    def _strangers(self) -> int:
-        return sum(1 for other in self.connections if isinstance(other, PeerProtocol) and other.peer is None)
+    def _end_if_silent(self) -> None:
+        if self.cycle is None:
+            self.transport.abort()
+
+    def _others(self, peer: Peer | None) -> int:
+        mine = None if peer is None else peer.fingerprint
+        peers = [other.peer for other in self.connections if isinstance(other, PeerProtocol)]
+        return sum(1 for other in peers if (None if other is None else other.fingerprint) == mine)
 
 
 def _peer_of(transport: asyncio.Transport) -> Peer | None:
@@ -153,8 +182,8 @@ def _peer_of(transport: asyncio.Transport) -> Peer | None:
     return None if der is None else peer_from_certificate(der)
 
 
-def bounded(app: Application, max_body_bytes: int) -> Application:
-    """The application, reading no more than that of any request's body."""
+def bounded(app: Application, max_body_bytes: int, rates: Rates) -> Application:
+    """The application, reading no more than that of any request's body, and no more requests than a peer may send."""
 
     async def bounded_app(scope: Scope, receive: Receive, send: Send) -> None:
         received_bytes = 0
@@ -167,7 +196,15 @@ def bounded(app: Application, max_body_bytes: int) -> Application:
                 raise PeerViolation(f"The request's body is longer than {max_body_bytes} bytes.")
             return message
 
-        await app(scope, counted if scope["type"] == "http" else receive, send)
+        if scope["type"] != "http":
+            await app(scope, receive, send)
+            return
+        client = scope.get("client")
+        busy = rates.refusal(current_peer(scope), str(client[0]) if client else "", scope["path"])
+        if busy is not None:
+            await answer_busy(busy, send)
+            return
+        await app(scope, counted, send)
 
     return bounded_app
 
@@ -197,13 +234,31 @@ class AgentServer:
     :param address: ``IP:PORT``; port 0 takes a free one.
     """
 
-    def __init__(self, app: Application, *, address: str, identity: Identity, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        app: Application,
+        *,
+        address: str,
+        identity: Identity,
+        clock: Clock | None = None,
+        membership: Membership | None = None,
+        refusals: Refusals | None = None,
+    ) -> None:
+        clock = clock or SystemClock()
         self.identity = identity
+        self.membership = membership or Membership(identity.directory)
+        self.refusals = refusals or Refusals(clock)
         self._host, self._port = _split(address)
         self._context = server_context(identity, admit_anonymous=True)
+        self._door = Door(self.refusals, lambda: self._context)
+        speak = functools.partial(PeerProtocol, clock=clock, door=self._door, membership=self.membership)
+
+        def protocol(**given: Any) -> asyncio.Protocol:
+            return Knock(self._door, functools.partial(speak, **given))
+
         config = uvicorn.Config(
-            cast(Any, bounded(app, MAX_BODY_BYTES)),
-            http=cast(type[asyncio.Protocol], functools.partial(PeerProtocol, clock=clock or SystemClock())),
+            cast(Any, bounded(app, MAX_BODY_BYTES, Rates(clock, self.refusals))),
+            http=cast(type[asyncio.Protocol], protocol),
             ws="none",
             interface="asgi3",
             log_config=None,
@@ -211,15 +266,12 @@ class AgentServer:
             proxy_headers=False,  # else whoever connects from loopback could claim another address
             server_header=False,
             date_header=False,
-            limit_concurrency=MAX_CONNECTIONS,
             backlog=MAX_CONNECTIONS,
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=_STOP_GRACE_S,
             h11_max_incomplete_event_size=MAX_HEADER_BYTES,
         )
         config.load()
-        config.ssl = server_context(identity, admit_anonymous=True)
-        config.ssl.sni_callback = self._use_present_context
         self._server = _Server(config)
         self._task: asyncio.Task[None] | None = None
 
@@ -247,6 +299,7 @@ class AgentServer:
     async def close(self) -> None:
         """Answer what is being asked, for at most two seconds, and stop; may be called twice."""
         self._server.should_exit = True
+        self._door.close()
         if self._task is not None:
             await asyncio.wait((self._task,))
 
@@ -262,10 +315,13 @@ class AgentServer:
         self.identity = identity
         return identity
 
-    def _use_present_context(
-        self, connection: ssl.SSLObject | ssl.SSLSocket, _name: str | None, _listener: ssl.SSLContext
-    ) -> None:
-        connection.context = self._context
+    def drop_revoked(self) -> None:
+        """End every connection whose certificate has been revoked since it began, also in the middle of a request."""
+        for connection in list(self._server.server_state.connections):
+            if not isinstance(connection, PeerProtocol) or connection.peer is None:
+                continue
+            if self.membership.is_revoked(connection.peer.serial):
+                connection.refuse("revoked", REVOKED)
 
     def _bind(self) -> socket.socket:
         family = socket.AF_INET6 if ":" in self._host else socket.AF_INET

@@ -36,6 +36,8 @@ from livemove.api.models import (
     JourneyView,
     Model,
     PlanView,
+    RenewAnswer,
+    RenewRequest,
     ReportList,
     ReportView,
     VmList,
@@ -71,6 +73,10 @@ class AgentClient(AgentConnection):
     async def cluster(self) -> ClusterView:
         """The hosts that this one knows."""
         return await self._ask(ClusterView, "GET", "/cluster")
+
+    async def renew(self, request: RenewRequest) -> RenewAnswer:
+        """A new certificate for the calling host, from the authority's host."""
+        return await self._ask(RenewAnswer, "POST", "/cluster/renew", request)
 
     async def metrics(self) -> str:
         """Prometheus metrics, as text."""

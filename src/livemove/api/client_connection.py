@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -24,7 +24,7 @@ from pydantic import ValidationError
 from livemove.api import trust
 from livemove.api.client_identity import Identity
 from livemove.api.models import ErrorBody, Model
-from livemove.base.errors import AgentUnreachable, LinkLost, LivemoveError, PeerViolation, error_from_json
+from livemove.base.errors import AgentUnreachable, LinkLost, LivemoveError, NotPermitted, PeerViolation, error_from_json
 
 MAX_ANSWER_BYTES = 16 << 20
 
@@ -39,6 +39,8 @@ class AgentConnection:
     :param address: ``IP:PORT`` of the agent.
     :param context: the TLS context, for callers that have many clients of one identity; else made from `identity`.
     :param http: sends the requests instead of a connection of our own, for tests; it is closed at the end.
+    :param is_revoked: whether the certificate with a serial number (hex) was revoked; asked for every answer, because a
+        connection may be older than the revocation. Such an answer is not believed: NotPermitted, as any false name.
 
     Entering raises NoIdentity when the identity's files do not fit, BadSetting for a malformed address.
     """
@@ -51,12 +53,14 @@ class AgentConnection:
         *,
         context: ssl.SSLContext | None = None,
         http: httpx.AsyncClient | None = None,
+        is_revoked: Callable[[str], bool] | None = None,
     ) -> None:
         self.host_name = host_name
         self.address = address
         self._identity = identity
         self._context = context
         self._http = http
+        self._is_revoked = is_revoked
 
     async def __aenter__(self) -> Self:
         if self._http is None:
@@ -124,6 +128,7 @@ class AgentConnection:
                     method, path, params=dict(query or {}), content=content, headers=headers, timeout=timeout
                 ) as response,
             ):
+                self._check_not_revoked(response)
                 status, data = response.status_code, await self._read(response, method, path)
         except TimeoutError as error:
             late = AgentUnreachable(
@@ -134,7 +139,7 @@ class AgentConnection:
         except trust.LINK_FAILURES as error:
             failure = trust.explain_failure(error, self.host_name, self.address)
             raise self._no_answer(failure, hand_over) from error
-        except PeerViolation as error:
+        except (PeerViolation, NotPermitted) as error:
             raise self._no_answer(error, hand_over) from error.__cause__
         if 200 <= status < 300:
             return data
@@ -146,6 +151,15 @@ class AgentConnection:
         refused = error_from_json(refusal.model_dump())
         refused.where = refused.where or self.host_name
         raise refused
+
+    def _check_not_revoked(self, response: httpx.Response) -> None:
+        stream = response.extensions.get("network_stream")
+        tls = stream.get_extra_info("ssl_object") if stream is not None else None
+        if self._is_revoked is None or tls is None:
+            return
+        serial = str((tls.getpeercert() or {}).get("serialNumber", "")).lower().lstrip("0")
+        if self._is_revoked(serial):
+            raise NotPermitted(f"The certificate of '{self.host_name}' at {self.address} was revoked.")
 
     async def _read(self, response: httpx.Response, method: str, path: str) -> bytes:
         if response.headers.get("content-encoding", "identity") != "identity":

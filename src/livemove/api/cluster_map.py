@@ -85,6 +85,12 @@ class ClusterMap:
             raise Conflict(f"The cluster has {MAX_HOSTS} hosts, which is the most.", remedy="Begin a second cluster.")
         return ClusterMap(self.authority, self.serial + 1, {**self.hosts, name: address})
 
+    def without_host(self, name: str) -> ClusterMap:
+        """The next map, without that host. Raises UnknownHost."""
+        self.address_of(name)
+        left = {host: address for host, address in self.hosts.items() if host != name}
+        return ClusterMap(self.authority, self.serial + 1, left)
+
     def to_json(self) -> dict[str, Any]:
         """The form in which it crosses the API."""
         return {"authority": self.authority, "serial": self.serial, "hosts": dict(self.hosts)}

@@ -99,6 +99,7 @@ class HostView(Model):
     memory_promised_bytes: int
     cores: int
     idle_cores: float
+    certificate: dict[str, Any] = {}
     outgoing: list[str] = []
     outgoing_waiting: list[str] = []
     incoming: list[str] = []
@@ -325,6 +326,18 @@ class ClientBlackout(Model):
 class ClusterView(Model):
     """cluster_map.ClusterMap on the wire."""
 
-    authority: str
+    authority: Name
     serial: int
-    hosts: dict[str, str]
+    hosts: Annotated[dict[Name, Annotated[str, Field(max_length=64)]], Field(max_length=1024)]
+    revocations: Annotated[str, Field(max_length=524_288)] = ""
+    """The authority's signed list of revoked certificates (CRL, PEM); empty when there is none."""
+
+
+class RenewRequest(Model):
+    """A host asks for a new certificate, over a connection with its present one."""
+
+    signing_request: Annotated[str, Field(min_length=1, max_length=8192)]
+
+
+class RenewAnswer(Model):
+    certificate: Annotated[str, Field(min_length=1, max_length=16_384)]

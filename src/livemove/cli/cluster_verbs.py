@@ -58,7 +58,7 @@ def init(
     from livemove.agent.join import init_cluster
     from livemove.api.client_identity import default_identity_dir
 
-    path, settings = _settings(config)
+    path, settings = own_settings(config)
     person, directory = admin or getpass.getuser(), identity_dir or default_identity_dir()
     identity = init_cluster(
         settings.state_dir, name=name, address=address, clock=SystemClock(), admin=person, admin_dir=directory
@@ -88,7 +88,7 @@ def invite(
     from livemove.base.units import parse_duration
 
     lifetime_s = parse_duration(ttl)
-    _, settings = _settings(config)
+    _, settings = own_settings(config)
     token = join.invite(settings.state_dir, host, clock=SystemClock(), lifetime_s=lifetime_s, replace=replace)
     if as_json:
         print_json({"host": host, "token": token, "lifetime_s": lifetime_s})
@@ -108,7 +108,7 @@ async def join_host(
     """Make this host a member of the cluster that invited it."""
     from livemove.agent.join_client import join_cluster
 
-    path, settings = _settings(config)
+    path, settings = own_settings(config)
     text = sys.stdin.readline() if token == "-" else token
     identity = await join_cluster(text.strip(), address=address, state_dir=settings.state_dir)
     _keep_name(path, settings, identity.name)
@@ -131,29 +131,37 @@ def person(
     validity: Annotated[
         str, typer.Option(metavar="TIME", help="How long the certificate is good, in hours.")
     ] = "2160h",
+    renew: Annotated[
+        bool,
+        typer.Option("--renew", help="DIR holds the person's identity: keep its key and role, renew the certificate."),
+    ] = False,
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a person's identity; run it on the authority's host, and give the directory to that person alone."""
     from livemove.agent.join import issue_person
+    from livemove.agent.renewal import renew_person
     from livemove.api.client_identity import Role
     from livemove.base.units import parse_duration
 
     validity_s = parse_duration(validity)
-    _, settings = _settings(config)
+    _, settings = own_settings(config)
     directory = identity_dir or Path(name)
-    issue_person(
-        settings.state_dir,
-        name=name,
-        role=Role(role.value),
-        directory=directory,
-        clock=SystemClock(),
-        validity_s=validity_s,
-    )
-    if as_json:
-        print_json({"person": name, "role": role.value, "identity_dir": str(directory)})
+    if renew:
+        identity = renew_person(settings.state_dir, directory, name, clock=SystemClock(), validity_s=validity_s)
     else:
-        say(f"The identity of {name} ({role.value}) is in {directory}.")
+        identity = issue_person(
+            settings.state_dir,
+            name=name,
+            role=Role(role.value),
+            directory=directory,
+            clock=SystemClock(),
+            validity_s=validity_s,
+        )
+    if as_json:
+        print_json({"person": name, "role": identity.role.value, "identity_dir": str(directory)})
+    else:
+        say(f"The identity of {name} ({identity.role.value}) is in {directory}.")
         say(f"It goes to ~/.config/livemove of {name}, or wherever LIVEMOVE_IDENTITY says.")
 
 
@@ -182,7 +190,8 @@ async def hosts(as_json: AsJson = False) -> None:
     table(["HOST", "ADDRESS", "LIVEMOVE", "DOES NOT ANSWER BECAUSE"], rows)
 
 
-def _settings(config: Path | None) -> tuple[Path, HostSettings]:
+def own_settings(config: Path | None) -> tuple[Path, HostSettings]:
+    """The configuration file and the settings in it."""
     from livemove.base.settings import DEFAULT_CONFIG, load_settings
 
     path = config or DEFAULT_CONFIG

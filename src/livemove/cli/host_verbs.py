@@ -8,7 +8,7 @@ import typer
 
 from livemove.base.errors import BadSetting
 from livemove.base.units import format_size
-from livemove.cli.output import columns, facts, print_json, say, table
+from livemove.cli.output import columns, facts, print_json, say, table, warn
 from livemove.cli.verb import AsJson, OnHost, group, verb
 
 if TYPE_CHECKING:
@@ -28,6 +28,9 @@ async def show(host: OnHost = None, as_json: AsJson = False) -> None:
             await session.check_host(host)
         answers = await session.ask(lambda agent: agent.host(), hosts=[host] if host is not None else None)
         views = answers.or_raise()
+    for name, view in sorted(views.items()):
+        if view.certificate.get("warning"):
+            warn(f"{name}: {view.certificate['warning']}")
     if as_json:
         print_json({"hosts": [view for _, view in sorted(views.items())], "silent": answers.silent})
     elif host is not None:
@@ -106,6 +109,13 @@ def _qemu_version(qemu: dict[str, Any]) -> str:
     return ".".join(map(str, version)) if isinstance(version, list | tuple) else str(version)
 
 
+def _certificate(of: dict[str, Any]) -> str:
+    if not of:
+        return ""
+    text = f"ends {of.get('ends')}, {float(of.get('days_left', 0)):.0f} days left"
+    return f"{text}; {of['warning']}" if of.get("warning") else text
+
+
 def _show_one(view: HostView) -> None:
     facts(
         {
@@ -113,6 +123,7 @@ def _show_one(view: HostView) -> None:
             "livemove": view.livemove_version,
             "QEMU": _qemu_version(view.qemu),
             **{f"QEMU {key}": value_text(value) for key, value in view.qemu.items() if key != "version"},
+            "certificate": _certificate(view.certificate),
             "cores": f"{view.cores}, {view.idle_cores:.1f} idle",
             "memory": f"{format_size(view.memory_total_bytes)}, {format_size(view.memory_available_bytes)} available, "
             f"{format_size(view.memory_promised_bytes)} promised to VMs",

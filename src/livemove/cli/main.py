@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from livemove import __version__
-from livemove.cli import bench_verbs, cluster_verbs, host_verbs, journeys, lab_verbs, vm_verbs
+from livemove.cli import bench_verbs, certificate_verbs, cluster_verbs, host_verbs, journeys, lab_verbs, vm_verbs
 from livemove.cli.agent_verb import agent
 from livemove.cli.demo_verb import demo
 from livemove.cli.migrate import migrate
@@ -67,6 +67,7 @@ app.command("report")(journeys.report)
 app.command("events")(journeys.events)
 app.add_typer(vm_verbs.app, name="vm")
 app.add_typer(host_verbs.app, name="host")
+certificate_verbs.add_to(cluster_verbs.app)
 app.add_typer(cluster_verbs.app, name="cluster")
 app.command("agent")(agent)
 app.add_typer(lab_verbs.app, name="lab")

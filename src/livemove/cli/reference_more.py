@@ -209,6 +209,9 @@ def _idle_host() -> Host:
         records=SimpleNamespace(all=lambda: []),
         vms=SimpleNamespace(unresolved=set()),
         departures=SimpleNamespace(ended={}, open=lambda: []),
+        follower=SimpleNamespace(certificate_days_left=lambda: 0.0, silent_s=lambda: 0.0),
+        membership=SimpleNamespace(revocations=SimpleNamespace(serials=())),
+        refusals=SimpleNamespace(counts={}),
     )
     return cast(Host, idle)
 

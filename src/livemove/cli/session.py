@@ -227,7 +227,7 @@ class Session:
         before = set(self._hosts)
         for view in answers.given.values():
             with contextlib.suppress(LivemoveError):
-                self._cluster = merge_maps(self._cluster, map_from_json(view.model_dump()))
+                self._cluster = merge_maps(self._cluster, map_from_json(view.model_dump(exclude={"revocations"})))
         self._hosts |= self._cluster.hosts
         new = set(self._hosts) - before
         if new:

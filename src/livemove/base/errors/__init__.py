@@ -34,6 +34,7 @@ from livemove.base.errors.endings import (
     MemoryDiffers,
 )
 from livemove.base.errors.faults import (
+    AgentBusy,
     AgentUnreachable,
     LinkLost,
     OutcomeUnknown,
@@ -71,6 +72,7 @@ from livemove.base.errors.tree import (
 )
 
 __all__ = [
+    "AgentBusy",
     "AgentUnreachable",
     "AlreadyMoving",
     "BadDefinition",

@@ -31,6 +31,12 @@ class OutcomeUnknown(LinkError):
     )
 
 
+class AgentBusy(LinkError):
+    """The agent takes no more requests of this peer for the moment."""
+
+    code, exit_code, remedy_text = "agent-busy", 43, "Ask less often; a second later the agent answers again."
+
+
 class QemuFailed(HypervisorError):
     """QEMU refused a command or did not start."""
 
