@@ -27,6 +27,7 @@ from livemove.base.errors import (
     UnknownJourney,
     UnknownVm,
 )
+from livemove.base.shortage import shortage_of
 
 _log = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ def make_app(host: Host) -> FastAPI:
     app.state.refusals = host.refusals
     app.add_exception_handler(LivemoveError, _livemove_error)
     app.add_exception_handler(RequestValidationError, _bad_request)
+    app.add_exception_handler(OSError, _os_error)
     app.add_exception_handler(Exception, _bug)
     for make in (
         routes_cluster.make_router,
@@ -77,6 +79,12 @@ async def _bad_request(request: Request, error: Exception) -> JSONResponse:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     return _answer(PeerViolation(f"{request.method} {request.url.path}: '{where}': {first['msg']}."))
+
+
+async def _os_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, OSError)
+    shortage = shortage_of(error)
+    return await (_bug(request, error) if shortage is None else _livemove_error(request, shortage))
 
 
 async def _bug(request: Request, error: Exception) -> JSONResponse:

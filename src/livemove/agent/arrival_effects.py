@@ -18,7 +18,8 @@ from livemove.agent.vm_processes import Running
 from livemove.agent.vm_records import VmRecord
 from livemove.agent.vms import Vms
 from livemove.base.clock import Clock
-from livemove.base.errors import LivemoveError, QemuGone
+from livemove.base.database import until_written
+from livemove.base.errors import LivemoveError, QemuGone, StateUnwritable
 from livemove.base.fault_points import around
 from livemove.base.settings import HostSettings
 from livemove.base.tasks import cancel_and_wait, spawn
@@ -61,6 +62,8 @@ class Arrival:
     agent_cpu_start_s: float = 0.0
     port: int = 0
     filtered: bool = False
+    #: its QEMU was ended by us, and the journal may not say so yet
+    ended: bool = False
     last_contact_s: float = 0.0
     watch: asyncio.Task[None] | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -186,21 +189,45 @@ class ArrivalEffects:
         for effect in answer.effects:
             await self._perform(arrival, answer, effect, Request.QEMU_DIED)
         arrival.state = answer.state
+        vm, running = self._vms.records.find(arrival.record.vm), arrival.running
+        if vm is None or running is None or vm.process != running.process:
+            return
         if not answer.state.phase.owns:
-            await self._vms.records.remove(arrival.record.vm)
+            await self._vms.records.remove(vm.name)
+            return
+        # it crashed here, or its monitor is what broke
+        self._release(arrival)
+        if processes.find(running.process):
+            self._vms.adopt(running)
+        else:
+            await self._vms.note_ended(vm)
+
+    async def put_end_on_record(self, arrival: Arrival) -> None:
+        """A QEMU that we ended takes no VM any more, also when the journal could not be written then.
+
+        Raises StateUnwritable while it cannot be written still: the source then gets no answer, and asks again.
+        """
+        if not arrival.ended or arrival.state.phase in (IncomingPhase.ABANDONED, IncomingPhase.SETTLED):
+            return
+        await self._disown(arrival, arrival.state.reason or "its QEMU was ended before the VM was handed over")
 
     async def _settle(self, arrival: Arrival) -> None:
         """After the answer: the VM is one of ours, its NICs are announced, the slot is free."""
+        await until_written(lambda: self._settle_once(arrival), f"The arrival of VM {arrival.record.vm}")
+
+    async def _settle_once(self, arrival: Arrival) -> None:
         running = arrival.running
         assert running is not None
         async with arrival.lock:
             if arrival.state.phase is not IncomingPhase.OWNED:
                 return
-            await cancel_and_wait(running.watch)
-            running.status = (
-                "running" if arrival.state.continued else str((await running.monitor.execute("query-status"))["status"])
-            )
-            self._vms.adopt(running)
+            if self._vms.find_running(arrival.record.vm) is not running:
+                await cancel_and_wait(running.watch)
+                now = (
+                    "running" if arrival.state.continued else (await running.monitor.execute("query-status"))["status"]
+                )
+                running.status = str(now)
+                self._vms.adopt(running)
             vm = self._vms.records.get(arrival.record.vm)
             await self._vms.records.put(replace(vm, backing=describe_backing(running.process, running.frozen)))
             with contextlib.suppress(LivemoveError):
@@ -214,13 +241,14 @@ class ArrivalEffects:
             with around("destination.journal", answer.state.phase.value):
                 await self._journal.save(arrival.record, answer.state, "settled", durable=False, closed=True)
             arrival.state = answer.state
+        self._release(arrival)
         # the guest may have powered off before anybody listened
         with contextlib.suppress(LivemoveError):
             await self._vms.refresh(arrival.record.vm)
         await self._vms.stop_powered_off()
         text = f"VM {arrival.record.vm} arrived from {arrival.record.source} and is {running.status}."
-        await self._journal.add_event(arrival.record, text)
-        self._release(arrival)
+        with contextlib.suppress(StateUnwritable):
+            await self._journal.add_event(arrival.record, text)
 
     def _release(self, arrival: Arrival) -> None:
         journey = arrival.record.id
@@ -247,6 +275,7 @@ class ArrivalEffects:
         if arrival.running is not None:
             if arrival.running.watch is asyncio.current_task():
                 arrival.running.watch = None
+            arrival.ended = True
             await self._vms.discard(arrival.running)
         else:
             await self._vms.discard_orphan(arrival.record.vm, arrival.record.vm_uuid)
@@ -282,9 +311,13 @@ class ArrivalEffects:
             await asyncio.sleep(2)
             silent_s = self._clock.monotonic_s() - arrival.last_contact_s
             loaded = arrival.loaded is not None and arrival.loaded.status == "completed"
-            if silent_s > SILENCE_S and not loaded:
+            try:
                 async with arrival.lock:
-                    with contextlib.suppress(RefusedRequest):
-                        await self.request(
-                            arrival, Request.ABANDON, reason=f"the source was silent for {silent_s:.0f} s"
-                        )
+                    await self.put_end_on_record(arrival)
+                    if silent_s > SILENCE_S and not loaded:
+                        reason = f"the source was silent for {silent_s:.0f} s"
+                        await self.request(arrival, Request.ABANDON, reason=reason)
+            except RefusedRequest:
+                pass
+            except LivemoveError as error:
+                _log.error("journey %s cannot be abandoned yet: %s", arrival.record.id, error)

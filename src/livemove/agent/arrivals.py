@@ -112,7 +112,6 @@ class Arrivals:
                 and other.state.phase is not IncomingPhase.ABANDONED
                 and not other.state.phase.owns
             ):
-                self.queue.release(journey)
                 raise Conflict(f"VM '{grant.vm_name}' is arriving here already, by journey {other.record.id}.")
         record = Record(
             journey, DESTINATION, grant.vm_name, grant.vm_uuid, grant.source, grant.destination, grant.person,
@@ -238,6 +237,7 @@ class Arrivals:
             return await self._from_the_records(journey, source, request)
         self._get(journey, source)
         async with arrival.lock:
+            await self._effects.put_end_on_record(arrival)
             try:
                 timings = await self._effects.request(arrival, request, resume=resume, reason=reason)
             except RefusedRequest as error:

@@ -15,6 +15,7 @@ from livemove.agent.asked import bandwidth_of, contract_of, wish_of
 from livemove.agent.last_events import tell_end
 from livemove.agent.leaving import LeavingVm
 from livemove.agent.recovery import Recovery
+from livemove.agent.room import check_room
 from livemove.agent.vm_view import view_vm
 from livemove.agent.vms import Vms
 from livemove.api.client import AgentClient
@@ -142,6 +143,7 @@ class Departures:
             raise AlreadyMoving(f"VM '{asked.vm}' is being moved already, by journey {self._vms.journeys[asked.vm]}.")
         if running.frozen.extra_arguments and role != "admin":
             raise NotPermitted(f"VM '{asked.vm}' has extra QEMU arguments; only an admin may move it.")
+        check_room(settings)
         record = self._vms.records.get(asked.vm)
         return LeavingVm(
             self._vms,

@@ -1,4 +1,4 @@
-"""Whether this host can take a VM: its own policy, memory, CPU, machine type, disks, bridges (step 3)."""
+"""Whether this host can take a VM: room, its own policy, memory, CPU, machine type, disks, bridges (step 3)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from livemove.agent.room import check_room
 from livemove.agent.vms import Vms
 from livemove.base.errors import (
     Conflict,
@@ -40,6 +41,7 @@ def read_frozen(text: str) -> FrozenVm:
 def check_fitness(frozen: FrozenVm, source_accelerator: str, vms: Vms, settings: HostSettings) -> list[str]:
     """Raises an OperatorError or Conflict naming what is missing here; returns remarks for the plan."""
     host = settings.name
+    check_room(settings)
     _check_name(frozen, vms, host)
     _check_policy(frozen, settings)
     facts = vms.facts

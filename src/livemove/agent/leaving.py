@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from livemove.agent.vms import Vms
+from livemove.base.database import until_written
 from livemove.hypervisor.frozen import FrozenVm
 from livemove.hypervisor.qmp import Monitor
 
@@ -24,7 +25,9 @@ class LeavingVm:
     async def remove(self, moved_to: str) -> None:
         async with self.vms.lock(self.name):
             # the guest runs elsewhere: nothing here is worth a polite end
-            await self.vms.stopped_in_order(self.name, moved_to=moved_to, grace_s=0)
+            # and nobody may start it here before that is on record
+            stop = lambda: self.vms.stopped_in_order(self.name, moved_to=moved_to, grace_s=0)  # noqa: E731
+            await until_written(stop, f"That VM {self.name} moved to {moved_to}")
 
     async def stop_powered_off(self) -> None:
         async with self.vms.lock(self.name):

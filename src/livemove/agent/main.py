@@ -10,6 +10,7 @@ from pathlib import Path
 
 from livemove.agent.app import make_app
 from livemove.agent.host import Host
+from livemove.agent.room import raise_descriptor_limit
 from livemove.agent.tls_server import AgentServer
 from livemove.base import fault_points
 from livemove.base.settings import load_settings
@@ -21,6 +22,7 @@ _log = logging.getLogger(__name__)
 def run_agent(config: Path) -> None:
     """Run until SIGTERM or SIGINT; SIGHUP reads settings and certificate anew. VMs run on."""
     set_up_logging(load_settings(config).log_level)
+    raise_descriptor_limit()
     asyncio.run(serve(config))
 
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from livemove.agent.vms import Vms
 from livemove.api.client import AgentClient
 from livemove.api.incoming_models import AskGo, OwnershipAnswer
+from livemove.base.database import until_written
 from livemove.base.errors import LivemoveError, PeerViolation
 from livemove.base.tasks import spawn
 from livemove.migration.departure import GO_PATIENCE_S
@@ -56,8 +57,10 @@ class Recovery:
             except LivemoveError as error:
                 _log.warning("journey %s: still asking %s: %s", record.id, record.destination, error)
                 await asyncio.sleep(2)
+        # nobody may start the VM here before it is on record where it is
+        close = lambda: self._close_without_qemu(record, state, owned=answer.owned)  # noqa: E731
+        await until_written(close, f"The end of journey {record.id}")
         self._vms.unresolved.discard(record.vm)
-        await self._close_without_qemu(record, state, owned=answer.owned)
 
     async def _ask(self, client: AgentClient, record: Record, state: State) -> OwnershipAnswer:
         """Whose is the VM? Where the GO was on record nothing has run here since, so the destination is told to take it."""

@@ -44,10 +44,17 @@ def make_router(host: Host) -> APIRouter:
             place = arrivals.place(body.journey)
             if place:
                 return IncomingAnswer(phase="queued", place=place)
-            if not await host.journal.consume_grant(grant.id, grant.expires_wall_s):
-                arrivals.queue.release(body.journey)
-                raise NotPermitted("The grant has been used already.", remedy="Run the command again for a new one.")
-            await arrivals.admit(body.journey, grant)
+            try:
+                if not await host.journal.consume_grant(grant.id, grant.expires_wall_s):
+                    raise NotPermitted(
+                        "The grant has been used already.", remedy="Run the command again for a new one."
+                    )
+                await arrivals.admit(body.journey, grant)
+            except BaseException:
+                # nobody would give the slot back of a journey that is not on record
+                if not arrivals.knows(body.journey):
+                    arrivals.queue.release(body.journey)
+                raise
         return IncomingAnswer(phase="reserved")
 
     @router.post("/{journey}/fitness")

@@ -7,8 +7,9 @@ with the machine's power but never torn. The journal's safety rests on exactly t
 from __future__ import annotations
 
 import asyncio
+import logging
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -16,6 +17,11 @@ from typing import TypeVar
 from livemove.base.errors import StateUnwritable
 
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+
+#: How often it is tried again to write what must be on record.
+UNWRITABLE_PAUSE_S = 2.0
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS vms (
@@ -34,10 +40,20 @@ CREATE TABLE IF NOT EXISTS events (
     event_id INTEGER, vm TEXT NOT NULL, vm_uuid TEXT NOT NULL, source TEXT NOT NULL, destination TEXT NOT NULL, text TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS events_journey ON events (journey, number);
 CREATE TABLE IF NOT EXISTS used_grants (id TEXT PRIMARY KEY, expires_wall_s REAL NOT NULL);
-CREATE TABLE IF NOT EXISTS resources (
-    journey TEXT NOT NULL, kind TEXT NOT NULL, name TEXT NOT NULL, data TEXT NOT NULL DEFAULT '',
-    PRIMARY KEY (journey, kind, name));
 """
+
+
+async def until_written(write: Callable[[], Awaitable[T]], what: str) -> T:
+    """Carry out `write` again and again until the disk takes it; for what nobody may go on without.
+
+    :param what: for the log, such as ``journey 5d: that the destination owns the VM``.
+    """
+    while True:
+        try:
+            return await write()
+        except StateUnwritable as error:
+            _log.error("%s cannot be put on record, and is tried again: %s", what, error)
+            await asyncio.sleep(UNWRITABLE_PAUSE_S)
 
 
 class Database:

@@ -62,6 +62,10 @@ class HostSettings(BaseModel):
         description="Journeys at a time, outgoing and incoming counted separately; further ones wait in order.",
     )
     memory_reserve: str = Field("256MiB", description="Memory that incoming VMs must leave free on this host.")
+    disk_reserve: str = Field(
+        "16MiB",
+        description="Space that the file systems of state_dir and run_dir must each have left for a journey to begin.",
+    )
     max_bandwidth: str = Field(
         "",
         description="Highest rate of one outgoing migration, such as 8Gbit or 1000MB (per second); empty: what the link carries.",
@@ -101,7 +105,7 @@ class HostSettings(BaseModel):
             raise ValueError("a host's name has letters, digits, '.', '_' and '-' only")
         return value
 
-    @field_validator("memory_reserve")
+    @field_validator("memory_reserve", "disk_reserve")
     @classmethod
     def _size(cls, value: str) -> str:
         parse_size(value)

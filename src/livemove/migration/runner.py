@@ -6,13 +6,16 @@ There are no decisions here. What reaches the disk before what is written in :me
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Callable
 from typing import Protocol
 
 from livemove.base.clock import Clock
+from livemove.base.database import until_written
 from livemove.base.errors import Bug, LivemoveError
 from livemove.base.fault_points import around
+from livemove.base.shortage import shortage_of
 from livemove.base.tasks import spawn
 from livemove.migration import commands as do
 from livemove.migration import events as on
@@ -21,7 +24,7 @@ from livemove.migration.events import Event
 from livemove.migration.journal import Journal, Record
 from livemove.migration.ledger import Ledger
 from livemove.migration.machine import IllegalEvent, step
-from livemove.migration.model import Phase, State
+from livemove.migration.model import Owner, Phase, State
 
 _log = logging.getLogger(__name__)
 
@@ -113,9 +116,16 @@ class JourneyRunner:
             or (state.phase is Phase.ABORTING and before.phase is not state.phase and state.may_hand_over)
             or state.phase.terminal
         ) and state.phase is not Phase.HANDING_OVER
+        save = functools.partial(
+            self._journal_of.save, self.record, state, cause, durable=durable, closed=state.phase.terminal
+        )
         try:
             with around("source.journal", cause):
-                await self._journal_of.save(self.record, state, cause, durable=durable, closed=state.phase.terminal)
+                if state.owner is Owner.DESTINATION:
+                    # the VM runs there: it may not be started here, so nothing follows before that is on record
+                    await until_written(save, f"Journey {self.record.id}: that {self.record.destination} owns the VM")
+                else:
+                    await save()
         except LivemoveError as error:
             # before the hand-over the journey ends; from the GO on the destination's journal decides, and ours catches up
             _log.error("journey %s: the journal cannot be written: %s", self.record.id, error)
@@ -146,8 +156,10 @@ class JourneyRunner:
             outcome = on.StepFailed(error.code, error.message, error.remedy)
         except Exception as error:
             _log.exception("journey %s: %s failed", self.record.id, type(command).__name__)
-            bug = Bug(f"{type(command).__name__} failed: {type(error).__name__}: {error}")
-            outcome = on.StepFailed(bug.code, bug.message, bug.remedy)
+            fault = (shortage_of(error) if isinstance(error, OSError) else None) or Bug(
+                f"{type(command).__name__} failed: {type(error).__name__}: {error}"
+            )
+            outcome = on.StepFailed(fault.code, fault.message, fault.remedy)
         if outcome is not None:
             self.post(outcome)
 
