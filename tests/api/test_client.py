@@ -62,6 +62,8 @@ JOURNEY = AskJourney(vm="db1", destination="B", grant="g")
 REQUESTS: dict[str, tuple[Callable[[AgentClient], Any], str, dict[str, str]]] = {
     "host": (lambda c: c.host(), "GET /host", {}),
     "change_settings": (lambda c: c.change_settings({"simultaneous": "3"}), "PATCH /host", {}),
+    "leftovers": (lambda c: c.leftovers(), "GET /leftovers", {}),
+    "remove_leftovers": (lambda c: c.remove_leftovers(), "DELETE /leftovers", {}),
     "cluster": (lambda c: c.cluster(), "GET /cluster", {}),
     "renew": (lambda c: c.renew(RenewRequest(signing_request="x")), "POST /cluster/renew", {}),
     "metrics": (lambda c: c.metrics(), "GET /metrics", {}),

@@ -25,6 +25,7 @@ from livemove.api.models import (
     EventView,
     HostView,
     JourneyView,
+    LeftoverView,
     NegotiatedRow,
     PlanView,
     ProgressView,
@@ -210,6 +211,7 @@ class FakeHost:
         self.reports: list[ReportView] = []
         self.events: list[EventView] = []
         self.settings: dict[str, Any] = HostSettings(name=name).model_dump(mode="json")
+        self.leftovers: list[LeftoverView] = []
         self.console = ""
         self.refusals: dict[str, LivemoveError] = {}
         """Method and path to what is answered instead."""
@@ -268,6 +270,11 @@ class FakeHost:
                         raise BadSetting(f"There is no setting '{name}'.")
                     self.settings[name] = value
                 return self.view()
+            case "GET", ["leftovers"]:
+                return {"leftovers": self.leftovers}
+            case "DELETE", ["leftovers"]:
+                removed, self.leftovers = self.leftovers, [item for item in self.leftovers if item.kept]
+                return {"leftovers": removed}
             case "GET", ["cluster"]:
                 return {"authority": "A", "serial": 2, "hosts": self.cluster}
             case "GET", ["vms"]:

@@ -48,7 +48,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Answers in place of QEMU's; `asked` counts."""
     answers: dict[str, Any] = {"version": (10, 0, 2), "runs": (True, "a test guest ran"), "asked": 0}
 
-    async def ask(path: str, accelerator: str, reason: str) -> QemuFacts:
+    async def ask(path: str, accelerator: str, reason: str, work_dir: Path | None) -> QemuFacts:
         answers["asked"] += 1
         changes = {
             "path": path,
@@ -58,7 +58,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         }
         return FACTS.model_copy(update=changes)
 
-    async def runs_a_guest(path: str, accelerator: str) -> tuple[bool, str]:
+    async def runs_a_guest(path: str, accelerator: str, *, work_dir: Path | None) -> tuple[bool, str]:
         assert accelerator == "kvm"
         return answers["runs"]  # type: ignore[no-any-return]
 

@@ -15,6 +15,7 @@ from livemove.agent.arrivals import Arrivals
 from livemove.agent.departures import Departures
 from livemove.agent.following import WARN_DAYS, Follower
 from livemove.agent.identity import host_identity_dir
+from livemove.agent.leftovers import PROBE_DIR, Leftovers
 from livemove.agent.membership import Membership
 from livemove.agent.refusals import Refusals
 from livemove.agent.vm_records import VmRecords
@@ -65,6 +66,7 @@ class Host:
         self.departures = Departures(
             lambda: self.settings, self.vms, self.journal, clock, self.client_to, self.follower.learn, self._own_offer
         )
+        self.leftovers = Leftovers(lambda: self.settings, self.vms, self.journal, self._open_journeys)
         self._context: ssl.SSLContext | None = None
         self._housekeeping: asyncio.Task[None] | None = None
         self._incoming_speed_bytes_per_s = 0
@@ -76,7 +78,12 @@ class Host:
         Raises BadSetting, NoIdentity, MissingPrerequisite, QemuTooOld, StateUnwritable.
         """
         settings = load_settings(config)
-        facts = await probe_qemu(settings.qemu, settings.accelerator, cache_dir=settings.state_dir / "cache")
+        facts = await probe_qemu(
+            settings.qemu,
+            settings.accelerator,
+            cache_dir=settings.state_dir / "cache",
+            work_dir=settings.run_dir / PROBE_DIR,
+        )
         host = cls(config, settings, facts, clock or SystemClock())
         await host.database.open()
         try:
@@ -87,6 +94,7 @@ class Host:
             await host.arrivals.find_again()
             await host.departures.find_again()
             await host.vms.stop_powered_off()
+            await host.leftovers.sweep()
         except BaseException:
             await host.close()
             raise
@@ -95,6 +103,10 @@ class Host:
         host._housekeeping = spawn(host._keep_house(), name="housekeeping")
         host.follower.start()
         return host
+
+    def _open_journeys(self) -> set[str]:
+        leaving = {departure.record.id for departure in self.departures.open()}
+        return leaving | {arrival.record.id for arrival in self.arrivals.all()}
 
     async def close(self) -> None:
         await cancel_and_wait(self._housekeeping)

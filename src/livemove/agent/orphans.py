@@ -1,32 +1,51 @@
-"""QEMUs of ours that the database does not know: started just before the agent was killed."""
+"""QEMUs of this agent, found by their command lines: what the database does not know, because the agent was killed.
+
+A QEMU is ours when the monitor socket that its command line names is in our own run directory: the same path, *and* the
+same directory as that QEMU sees it, since one in a container may name the same path and mean another place.
+"""
 
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
+from livemove.base.settings import NAME
+from livemove.hypervisor.command_line import QMP_SOCKET
 from livemove.hypervisor.process import QemuProcess, start_ticks
 
 
 def qemu_in(run_dir: Path, name: str) -> QemuProcess | None:
-    """The QEMU whose monitor socket is in `run_dir`, found by its command line; None when there is none.
+    """The QEMU whose monitor socket is in `run_dir`; None when there is none."""
+    return next((found for found in qemus_under(run_dir.parent) if found.name == run_dir.name), None)
 
-    The socket's path in the arguments is unique to one VM of one agent, so nothing that is not ours is ever named.
-    """
-    wanted = f"{run_dir}/qmp.sock".encode()
+
+def qemus_under(vms_dir: Path) -> Iterator[QemuProcess]:
+    """The QEMUs whose monitor socket is ``vms_dir/NAME/qmp.sock``, each with that name."""
+    # QEMU writes a comma inside of a value twice
+    ours = re.escape(os.fsencode(str(vms_dir).replace(",", ",,")))
+    names = re.compile(rb"\0socket,id=qmp,path=" + ours + rb"/([^/\0,]+)/" + re.escape(QMP_SOCKET.encode()) + rb"[\0,]")
     for entry in Path("/proc").iterdir():
         if not entry.name.isdecimal() or int(entry.name) == os.getpid():
             continue
         try:
-            command = (entry / "cmdline").read_bytes()
-            if wanted not in command or b"qemu" not in os.fsencode((entry / "exe").readlink()):
+            said = names.search((entry / "cmdline").read_bytes())
+            if said is None or b"qemu" not in os.fsencode((entry / "exe").readlink().name):
+                continue
+            name = os.fsdecode(said[1])
+            if not NAME.fullmatch(name) or not _sees(entry, vms_dir):
                 continue
             ticks = start_ticks(int(entry.name))
             if ticks is not None:
-                return QemuProcess(name, int(entry.name), ticks, cgroup=_cgroup_of(entry))
+                yield QemuProcess(name, int(entry.name), ticks, cgroup=_cgroup_of(entry))
         except OSError:
             continue
-    return None
+
+
+def _sees(entry: Path, directory: Path) -> bool:
+    """Whether the process means our directory by that path. Raises OSError when it has none there."""
+    return (entry / "root" / directory.absolute().relative_to("/")).samefile(directory)
 
 
 def _cgroup_of(entry: Path) -> str | None:

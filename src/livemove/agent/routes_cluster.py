@@ -9,16 +9,34 @@ from fastapi import APIRouter, Depends, Response
 
 from livemove.agent.host import Host
 from livemove.agent.join import JoinAnswer, JoinRequest, redeem
+from livemove.agent.leftovers import Leftover
 from livemove.agent.metrics import render_metrics
 from livemove.agent.renewal import renew_for
 from livemove.agent.tls_server import require_host, require_peer, require_role
 from livemove.api.client_identity import Peer
-from livemove.api.models import ChangeSettings, ClusterView, HostView, RenewAnswer, RenewRequest
+from livemove.api.models import (
+    ChangeSettings,
+    ClusterView,
+    HostView,
+    LeftoverList,
+    LeftoverView,
+    RenewAnswer,
+    RenewRequest,
+)
+from livemove.base.clock import wall_text
 
 Viewer = Annotated[Peer, Depends(require_role("viewer"))]
+Operator = Annotated[Peer, Depends(require_role("operator"))]
 Admin = Annotated[Peer, Depends(require_role("admin"))]
 AnotherHost = Annotated[Peer, Depends(require_host())]
 Member = Annotated[Peer, Depends(require_peer)]
+
+
+def _leftover(item: Leftover, kept: str = "") -> LeftoverView:
+    since = wall_text(item.since_wall_s) if item.since_wall_s is not None else ""
+    return LeftoverView(
+        kind=item.kind, name=item.name, owner=item.owner, reason=item.reason, since=since, kept=kept[:4096]
+    )
 
 
 def make_router(host: Host) -> APIRouter:
@@ -34,6 +52,19 @@ def make_router(host: Host) -> APIRouter:
         """Set several settings, or none of them when one is wrong; those read at the start count from the next one."""
         host.change_settings(dict(body.changes))
         return host.view()
+
+    @router.get("/leftovers")
+    async def leftovers(peer: Operator) -> LeftoverList:
+        """What was made for VMs and journeys and belongs to nobody any more; nothing is touched."""
+        return LeftoverList(leftovers=[_leftover(item) for item in await host.leftovers.find()])
+
+    @router.delete("/leftovers")
+    async def remove_leftovers(peer: Operator) -> LeftoverList:
+        """Remove it; the answer has what was removed, and what could not be with the reason in `kept`."""
+        gone, left = await host.leftovers.remove(await host.leftovers.find())
+        return LeftoverList(
+            leftovers=[*(_leftover(item) for item in gone), *(_leftover(item, why) for item, why in left)]
+        )
 
     @router.get("/cluster")
     async def show_cluster(peer: Member) -> ClusterView:

@@ -25,6 +25,7 @@ from livemove.base.errors import (
     NotEnoughMemory,
     NotRunning,
     OutcomeUnknown,
+    StateUnwritable,
 )
 from livemove.base.settings import HostSettings
 from livemove.base.tasks import cancel_and_wait, spawn
@@ -121,15 +122,20 @@ class Vms(VmProcesses):
             definition = parse_definition(record.definition)
             frozen = self._freeze(definition, record)
             self.check_memory(frozen)
-            running = await self.launch(frozen, incoming=False)
-            record = replace(
-                record, frozen=frozen, process=running.process, accelerator=self.facts.accelerator,
-                backing=describe_backing(running.process, frozen),
-            )  # fmt: skip
+            # on record before there is a QEMU, so that an agent that is killed in between knows it for a VM of its own
+            record = replace(record, frozen=frozen, accelerator=self.facts.accelerator)
+            await self.records.put(record)
             try:
-                await self.records.put(record)
-            except LivemoveError:
-                await self.discard(running)
+                running = await self.launch(frozen, incoming=False)
+                record = replace(record, process=running.process, backing=describe_backing(running.process, frozen))
+                try:
+                    await self.records.put(record)
+                except LivemoveError:
+                    await self.discard(running)
+                    raise
+            except BaseException:
+                with contextlib.suppress(StateUnwritable):
+                    await self.records.put(stopped(record))
                 raise
             self.adopt(running)
             _log.info("VM %s started, pid %d, %s", name, running.process.pid, self.facts.accelerator)
@@ -290,9 +296,19 @@ class Vms(VmProcesses):
 
     async def find_again(self) -> None:
         """After a restart of the agent: adopt the QEMUs that still run, note those that ended meanwhile."""
-        for record in self.records.all():
-            if record.process is None or record.frozen is None:
+        for known in self.records.all():
+            if known.frozen is None:
                 continue
+            record = (
+                known
+                if known.process is not None
+                else replace(known, process=qemu_in(self.run_dir(known.name), known.name))
+            )
+            if record.process is None:
+                await self.records.put(stopped(record))
+                continue
+            if record is not known:
+                await self.records.put(record)
             if not processes.find(record.process):
                 _log.warning("VM %s ended while the agent was away", record.name)
                 await self.note_ended(record)

@@ -34,6 +34,8 @@ from livemove.api.models import (
     HostView,
     JourneyList,
     JourneyView,
+    LeftoverList,
+    LeftoverView,
     Model,
     PlanView,
     RenewAnswer,
@@ -69,6 +71,14 @@ class AgentClient(AgentConnection):
     async def change_settings(self, changes: Mapping[str, str]) -> HostView:
         """Change settings, all or none. Raises BadSetting."""
         return await self._ask(HostView, "PATCH", "/host", ChangeSettings(changes=dict(changes)))
+
+    async def leftovers(self) -> list[LeftoverView]:
+        """What lies about on this host and belongs to nobody any more; nothing is touched."""
+        return (await self._ask(LeftoverList, "GET", "/leftovers")).leftovers
+
+    async def remove_leftovers(self) -> list[LeftoverView]:
+        """Remove it; what was removed, and with `kept` what could not be."""
+        return (await self._ask(LeftoverList, "DELETE", "/leftovers", timeout_s=LONG_ANSWER_S)).leftovers
 
     async def cluster(self) -> ClusterView:
         """The hosts that this one knows."""

@@ -112,6 +112,27 @@ class ChangeSettings(Model):
     changes: dict[Annotated[str, Field(max_length=64)], Text]
 
 
+class LeftoverView(Model):
+    """Something on a host that was made for a VM or a journey and belongs to nobody any more.
+
+    :param kind: ``qemu``, ``cgroup``, ``tap``, ``socket``, ``directory``, ``filter``, ``keys``, ``reservation`` or ``probe``.
+    :param owner: the VM or journey that it was made for.
+    :param since: when it was made or last changed; empty: unknown.
+    :param kept: why it could not be removed; empty: nobody tried, or it is gone.
+    """
+
+    kind: str
+    name: str
+    owner: str
+    reason: str
+    since: str = ""
+    kept: str = ""
+
+
+class LeftoverList(Model):
+    leftovers: list[LeftoverView]
+
+
 # Journeys -------------------------------------------------------------------------------------------------------------
 
 

@@ -18,6 +18,7 @@ from livemove import __version__
 from livemove.cli import bench_verbs, certificate_verbs, cluster_verbs, host_verbs, journeys, lab_verbs, vm_verbs
 from livemove.cli.agent_verb import agent
 from livemove.cli.demo_verb import demo
+from livemove.cli.gc_verb import gc
 from livemove.cli.migrate import migrate
 from livemove.cli.output import Usage, print_error
 
@@ -69,6 +70,7 @@ app.add_typer(vm_verbs.app, name="vm")
 app.add_typer(host_verbs.app, name="host")
 certificate_verbs.add_to(cluster_verbs.app)
 app.add_typer(cluster_verbs.app, name="cluster")
+app.command("gc")(gc)
 app.command("agent")(agent)
 app.add_typer(lab_verbs.app, name="lab")
 app.command("demo")(demo)

@@ -8,6 +8,7 @@ is believed only when a boot sector of ours has run under it: see :mod:`livemove
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import os
@@ -22,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from livemove.base.errors import MissingPrerequisite, QemuFailed, QemuTooOld
 from livemove.base.tasks import cancel_and_wait, spawn
 from livemove.hypervisor.greeting import until_it_obeys
-from livemove.hypervisor.probe_guest import runs_a_guest
+from livemove.hypervisor.probe_guest import DIES_WITH_US, runs_a_guest
 from livemove.hypervisor.qmp import Monitor
 
 # QEMU 7.2 under TCG loses dirty pages: 6 of 7 migrated guests arrived corrupted.
@@ -69,11 +70,14 @@ class QemuFacts(BaseModel):
         return ".".join(str(number) for number in self.version)
 
 
-async def probe_qemu(qemu: str, accelerator: str = "auto", *, cache_dir: Path | None = None) -> QemuFacts:
+async def probe_qemu(
+    qemu: str, accelerator: str = "auto", *, cache_dir: Path | None = None, work_dir: Path | None = None
+) -> QemuFacts:
     """The facts of the program `qemu` (a path, or a name in PATH) on this host.
 
     :param accelerator: ``auto`` takes KVM where it runs a guest, else TCG; ``kvm`` insists; ``tcg`` does not try.
     :param cache_dir: where answers are kept; None: ask each time.
+    :param work_dir: where the files of the asking are, which go with it; None: the system's place for such.
     :raise MissingPrerequisite: there is no such program, or KVM is insisted on and does not run a guest.
     :raise QemuTooOld: older than 8.2, and the guest would run under TCG. Under KVM that is a warning.
     :raise QemuFailed: it does not start, or does not answer.
@@ -84,8 +88,15 @@ async def probe_qemu(qemu: str, accelerator: str = "auto", *, cache_dir: Path | 
     cache = cache_dir / f"qemu-facts-{_cache_key(path, accelerator)}.json" if cache_dir is not None else None
     if cache is not None and (cached := _read_cache(cache)) is not None:
         return cached
-    chosen, reason = await _choose_accelerator(path, accelerator)
-    facts = await _ask(path, chosen, reason)
+    if work_dir is not None:
+        work_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        chosen, reason = await _choose_accelerator(path, accelerator, work_dir)
+        facts = await _ask(path, chosen, reason, work_dir)
+    finally:
+        if work_dir is not None:
+            with contextlib.suppress(OSError):  # what an agent that was killed left in it stays until its owner looks
+                work_dir.rmdir()
     if facts.version < OLDEST_QEMU:
         too_old = f"QEMU {facts.version_text} ({path}) is older than 8.2"
         if chosen == "tcg":
@@ -96,13 +107,13 @@ async def probe_qemu(qemu: str, accelerator: str = "auto", *, cache_dir: Path | 
     return facts
 
 
-async def _choose_accelerator(path: str, wanted: str) -> tuple[Literal["kvm", "tcg"], str]:
+async def _choose_accelerator(path: str, wanted: str, work_dir: Path | None) -> tuple[Literal["kvm", "tcg"], str]:
     if wanted == "tcg":
         return "tcg", "TCG, as the host's settings ask."
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         runs, why = False, "/dev/kvm cannot be opened" if Path("/dev/kvm").exists() else "there is no /dev/kvm"
     else:
-        runs, why = await runs_a_guest(path, "kvm")
+        runs, why = await runs_a_guest(path, "kvm", work_dir=work_dir)
     if runs:
         return "kvm", f"KVM: {why}."
     if wanted == "kvm":
@@ -113,13 +124,13 @@ async def _choose_accelerator(path: str, wanted: str) -> tuple[Literal["kvm", "t
     return "tcg", f"TCG, because {why}."
 
 
-async def _ask(path: str, accelerator: Literal["kvm", "tcg"], reason: str) -> QemuFacts:
-    with tempfile.TemporaryDirectory(prefix="livemove-probe-") as directory:
+async def _ask(path: str, accelerator: Literal["kvm", "tcg"], reason: str, work_dir: Path | None) -> QemuFacts:
+    with tempfile.TemporaryDirectory(prefix="qemu-", dir=work_dir) as directory:
         socket, log = Path(directory, "qmp"), Path(directory, "log")
         with log.open("wb") as output:  # noqa: ASYNC230  (a temporary file)
             # fmt: off
             child = await asyncio.create_subprocess_exec(
-                path, "-no-user-config", "-nodefaults", "-display", "none", "-machine", "none", "-accel", accelerator,
+                *DIES_WITH_US, path, "-no-user-config", "-nodefaults", "-display", "none", "-machine", "none", "-accel", accelerator,
                 "-S", "-chardev", f"socket,id=qmp,path={socket},server=on,wait=off", "-mon", "chardev=qmp,mode=control",
                 stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output,
             )

@@ -41,20 +41,26 @@ _CODE = bytes.fromhex(
 )
 
 
+#: Before a command: the kernel kills it when the agent is killed, so that no QEMU that was only asked something is left.
+DIES_WITH_US = ("setpriv", "--pdeathsig", "KILL", "--")
+
+
 def boot_sector() -> bytes:
     """The guest, as the first sector of its disk."""
     return _CODE.ljust(510, b"\0") + b"\x55\xaa"
 
 
-async def runs_a_guest(qemu: str, accelerator: str, *, limit_s: float = _LIMIT_S) -> tuple[bool, str]:
+async def runs_a_guest(
+    qemu: str, accelerator: str, *, limit_s: float = _LIMIT_S, work_dir: Path | None = None
+) -> tuple[bool, str]:
     """Whether the guest runs to its end under `accelerator`, and the reason as part of a sentence."""
-    with tempfile.TemporaryDirectory(prefix="livemove-probe-") as directory:
+    with tempfile.TemporaryDirectory(prefix="guest-", dir=work_dir) as directory:
         disk, log = Path(directory, "disk"), Path(directory, "log")
         disk.write_bytes(boot_sector().ljust(1 << 20, b"\0"))
         with log.open("wb") as output:  # noqa: ASYNC230  (a temporary file)
             # fmt: off
             child = await asyncio.create_subprocess_exec(
-                qemu, "-no-user-config", "-nodefaults", "-display", "none", "-machine", "q35", "-m", "16",
+                *DIES_WITH_US, qemu, "-no-user-config", "-nodefaults", "-display", "none", "-machine", "q35", "-m", "16",
                 "-accel", accelerator, "-no-reboot", "-device", "isa-debug-exit,iobase=0xf4,iosize=4",
                 "-drive", f"file={disk},format=raw,if=none,id=disk,readonly=on", "-device", "virtio-blk-pci,drive=disk",
                 stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output,

@@ -46,6 +46,16 @@ class Record:
     request: dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class JourneyTrace:
+    """What of a journey names the things that were made for it."""
+
+    id: str
+    role: str
+    vm: str
+    vm_uuid: str
+
+
 class Journal:
     """Journeys of this host in its database."""
 
@@ -58,6 +68,9 @@ class Journal:
         """Put a new journey on record, durably."""
 
         def work(db: sqlite3.Connection) -> None:
+            if record.role == SOURCE:
+                # a VM leaves once at a time: an older journey that is open is one whose end could not be written
+                db.execute("UPDATE journeys SET open=0 WHERE role=? AND vm=? AND open=1", (SOURCE, record.vm))
             db.execute(
                 "INSERT OR REPLACE INTO journeys (id, role, vm, vm_uuid, source, destination, person, started_wall_s, request,"
                 " phase, state, open) VALUES (?,?,?,?,?,?,?,?,?,?,?,1)",
@@ -116,6 +129,14 @@ class Journal:
 
         rows = await self._database.run(work, durable=False)
         return (_record(rows[0]), _incomings.validate_json(rows[0]["state"])) if rows else None
+
+    async def traces(self) -> list[JourneyTrace]:
+        """All journeys of the history, open and ended, in either role."""
+
+        def work(db: sqlite3.Connection) -> list[sqlite3.Row]:
+            return db.execute("SELECT id, role, vm, vm_uuid FROM journeys").fetchall()
+
+        return [JourneyTrace(*row) for row in await self._database.run(work, durable=False)]
 
     async def _open(self, role: str) -> list[tuple[Record, str]]:
         def work(db: sqlite3.Connection) -> list[sqlite3.Row]:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import errno
 import ipaddress
+import json
 import os
 import secrets
 import socket
@@ -142,6 +143,29 @@ async def remove_filter(journey: str) -> None:
     """Take the packet filter away; harmless when there is none."""
     with contextlib.suppress(HypervisorError, MissingPrerequisite):
         await _nft(f"table inet {filter_name(journey)}\ndelete table inet {filter_name(journey)}\n")
+
+
+async def list_filters() -> list[str]:
+    """The tables that may be filters of journeys, anybody's; none where there is no nft."""
+    try:
+        process = await asyncio.create_subprocess_exec(
+            "nft", "-j", "list", "tables",
+            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
+        )  # fmt: skip
+    except FileNotFoundError:
+        return []
+    said, _ = await process.communicate()
+    return read_filters(said)
+
+
+def read_filters(said: bytes) -> list[str]:
+    """:func:`list_filters` on the text that nft printed; none when it printed something else."""
+    try:
+        entries = json.loads(said or b"{}").get("nftables", [])
+        tables = [entry["table"] for entry in entries if "table" in entry]
+        return [str(table["name"]) for table in tables if table["family"] == "inet"]
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return []
 
 
 async def _nft(rules: str) -> None:
