@@ -14,7 +14,16 @@ import pytest
 
 from livemove.api import client_connection
 from livemove.api.client import AgentClient
-from livemove.api.incoming_models import AskFitness, AskGo, AskIncoming, AskListen, OwnershipAnswer
+from livemove.api.incoming_models import (
+    AskDigests,
+    AskFitness,
+    AskGo,
+    AskIncoming,
+    AskListen,
+    AskPage,
+    AskPieces,
+    OwnershipAnswer,
+)
 from livemove.api.models import AskJourney, ConsoleChunk, RenewRequest
 from livemove.base.errors import (
     AgentUnreachable,
@@ -102,6 +111,18 @@ REQUESTS: dict[str, tuple[Callable[[AgentClient], Any], str, dict[str, str]]] = 
     "build_skeleton": (lambda c: c.build_skeleton("j-1"), "POST /incoming/j-1/skeleton", {}),
     "listen": (lambda c: c.listen("j-1", LISTEN), "POST /incoming/j-1/listen", {}),
     "arm": (lambda c: c.arm("j-1"), "POST /incoming/j-1/arm", {}),
+    "open_memory": (lambda c: c.open_memory("j-1"), "POST /incoming/j-1/memory", {}),
+    "digests": (
+        lambda c: c.digests("j-1", AskDigests(blocks={"ram0": 4096}), timeout_s=5),
+        "POST /incoming/j-1/digests",
+        {},
+    ),
+    "piece_digests": (
+        lambda c: c.piece_digests("j-1", AskPieces(block="ram0", piece_bytes=4096, offsets=[0])),
+        "POST /incoming/j-1/pieces",
+        {},
+    ),
+    "page": (lambda c: c.page("j-1", AskPage(block="ram0", offset=0)), "POST /incoming/j-1/page", {}),
     "go": (lambda c: c.go("j-1", AskGo(resume=True)), "POST /incoming/j-1/go", {}),
     "ask": (lambda c: c.ask("j-1"), "POST /incoming/j-1/ask", {}),
     "abandon": (lambda c: c.abandon("j-1"), "POST /incoming/j-1/abandon", {}),

@@ -78,6 +78,8 @@ def test_options_arrive_with_their_units(cli: Cli, ready: FakeCluster) -> None:
         "4",
         "--max-bandwidth",
         "8Gbit",
+        "--verify",
+        "sample",
     ]
     assert cli("migrate", "db1", "--to", "B", *words).code == 0
     (body,) = ready["A"].asked("POST /journeys")
@@ -88,6 +90,7 @@ def test_options_arrive_with_their_units(cli: Cli, ready: FakeCluster) -> None:
         "throttle": True,
         "channels": 4,
         "max_bandwidth_bytes_per_s": 10**9,
+        "verify": "sample",
     }
 
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from livemove.cli.report_text import outcome_line, plan_lines, report_lines
+from livemove.api.models import LeftOutView, VerificationView
+from livemove.cli.report_text import outcome_line, plan_lines, report_lines, verification_lines
 
 from .fake_agent import cancelled_report, plan_view, report_view
 
@@ -91,3 +92,38 @@ def test_plan_has_the_whole_table() -> None:
     assert re.search(r"zstd +yes +no +no +B's QEMU lacks it", text)
     assert re.search(r"multifd +yes +yes +yes", text)
     assert re.search(r"bandwidth: +10 Gbit/s at most", text)
+
+
+def test_what_was_verified_and_what_it_cost() -> None:
+    full = VerificationView(
+        mode="full", result="same", blocks={"ram0": 128 << 20, "pc.bios": 256 << 10}, compared_bytes=(128 << 20) + (256 << 10),
+        left_out=[LeftOutView(name="odd", size_bytes=4096, reason="it cannot be read: Input/output error")], ms=57.6,
+    )  # fmt: skip
+    lines = report_lines(report_view(verification=full))
+    start = lines.index("verification (full): the same on both hosts")
+    assert lines[start + 1 : start + 4] == [
+        "  compared: 128.2 MiB, in 58 ms of downtime",
+        "  blocks: ram0 128.0 MiB, pc.bios 256.0 KiB",
+        "  left out: odd, 4.0 KiB: it cannot be read: Input/output error",
+    ]
+    assert not [line for line in report_lines(report_view()) if "verification" in line]
+
+
+def test_a_sample_says_of_how_much_and_a_difference_says_where() -> None:
+    sample = VerificationView(
+        mode="sample", result="different", blocks={"ram0": 1 << 30}, compared_bytes=3 << 20, different_pages=["ram0 at 0x5000"]
+    )  # fmt: skip
+    assert verification_lines(sample) == [
+        "verification (sample): NOT the same on both hosts",
+        "  compared: 3.0 MiB of 1.0 GiB, drawn at random",
+        "  blocks: ram0 1.0 GiB",
+        "  differs: ram0 at 0x5000",
+    ]
+    explained = sample.model_copy(update={"explained": ["ram0 at 0x7c0: KVM's wall clock"], "different_pages": []})
+    assert verification_lines(explained)[-1] == "  differs as it must: ram0 at 0x7c0: KVM's wall clock"
+
+
+def test_the_plan_says_what_would_be_verified() -> None:
+    assert re.search(r"verify: +off\n", "\n".join(plan_lines(plan_view())) + "\n")
+    text = "\n".join(plan_lines(plan_view().model_copy(update={"verify": "full"})))
+    assert re.search(r"verify: +all of the memory", text)

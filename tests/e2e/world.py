@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from livemove.agent.orphans import qemu_in
 from livemove.api.client import AgentClient
@@ -190,12 +190,16 @@ class World:
         """Journeys under way."""
         return self.ask(host, lambda agent: agent.journeys())
 
-    def start_journey(self, vm: str, source: str, max_bandwidth: str = "") -> str:
+    def start_journey(
+        self, vm: str, source: str, max_bandwidth: str = "", verify: Literal["full", "sample", "off"] | None = None
+    ) -> str:
         """Begin to move a VM away from `source`, as ``migrate --detach`` does; the journey's id."""
         view, destination = self.vm(source, vm), other(source)
         assert view is not None
         grant = self.ask(destination, lambda agent: agent.ask_grant(vm, view.uuid, source))
-        options = JourneyOptions(max_bandwidth_bytes_per_s=parse_rate(max_bandwidth) if max_bandwidth else None)
+        options = JourneyOptions(
+            max_bandwidth_bytes_per_s=parse_rate(max_bandwidth) if max_bandwidth else None, verify=verify
+        )
         body = AskJourney(vm=vm, destination=destination, grant=grant, options=options)
         return self.ask(source, lambda agent: agent.start_journey(body)).id
 

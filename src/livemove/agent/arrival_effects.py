@@ -26,6 +26,7 @@ from livemove.base.tasks import cancel_and_wait, spawn
 from livemove.fleet.admission import AdmissionQueue
 from livemove.hypervisor import process as processes
 from livemove.hypervisor.frozen import FrozenVm
+from livemove.hypervisor.guest_memory import GuestMemory
 from livemove.hypervisor.launch import log_tail
 from livemove.hypervisor.memory import describe_backing
 from livemove.migration.direct import forget_credentials, remove_keys
@@ -66,6 +67,8 @@ class Arrival:
     ended: bool = False
     last_contact_s: float = 0.0
     watch: asyncio.Task[None] | None = None
+    memory: GuestMemory | None = None
+    lengths: dict[str, int] = field(default_factory=dict)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -258,6 +261,8 @@ class ArrivalEffects:
         remove_keys(self.key_dir(journey))
         if arrival.loaded is not None:
             arrival.loaded.close()
+        if arrival.memory is not None:
+            spawn(arrival.memory.close(), name=f"let go of the memory of {journey}")
         if arrival.watch is not asyncio.current_task():
             spawn(cancel_and_wait(arrival.watch), name=f"end watch of {journey}")
         spawn(self._forget_network(arrival), name=f"forget network of {journey}")

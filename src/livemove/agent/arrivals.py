@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 
 from livemove.agent.arrival_effects import DYING_S, SOURCE_ENDED, Arrival, ArrivalEffects
+from livemove.agent.arrival_memory import ArrivalMemory
 from livemove.agent.fitness import check_fitness, read_frozen
 from livemove.agent.grants import Grant
 from livemove.agent.vms import Vms
@@ -65,6 +66,7 @@ class Arrivals:
             settings, vms, journal, clock, self.queue, lambda journey: self._arrivals.pop(journey, None)
         )
         self.default_address = ""
+        self.memory = ArrivalMemory(self._get, clock)
 
     def all(self) -> list[Arrival]:
         return list(self._arrivals.values())
@@ -306,3 +308,5 @@ class Arrivals:
                 await arrival.running.monitor.close()
             if arrival.probe is not None:
                 await arrival.probe.close()
+            if arrival.memory is not None:
+                await arrival.memory.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from livemove.api.models import JourneyOptions
 from livemove.base.settings import HostSettings
 from livemove.base.units import parse_duration, parse_rate
+from livemove.migration.model import Verify
 from livemove.policy.convergence import Contract
 from livemove.policy.transport import Wish
 
@@ -20,6 +21,11 @@ def wish_of(options: JourneyOptions, settings: HostSettings) -> Wish:
     """What the two QEMUs are to agree on; TLS unless the network turns out to be trusted."""
     channels = settings.channels if options.channels is None else options.channels
     return Wish(options.option or settings.option, channels, settings.compression_level, True, options.throttle)
+
+
+def verify_of(options: JourneyOptions, settings: HostSettings) -> Verify:
+    """How much of the memory is compared before the hand-over."""
+    return Verify(options.verify or settings.verify)
 
 
 def bandwidth_of(options: JourneyOptions, settings: HostSettings) -> int:

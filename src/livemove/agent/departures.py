@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from livemove.agent.asked import bandwidth_of, contract_of, wish_of
+from livemove.agent.asked import bandwidth_of, contract_of, verify_of, wish_of
 from livemove.agent.last_events import tell_end
 from livemove.agent.leaving import LeavingVm
 from livemove.agent.recovery import Recovery
@@ -38,13 +38,14 @@ from livemove.base.tasks import cancel_and_wait, spawn
 from livemove.base.units import parse_duration
 from livemove.fleet.admission import AdmissionQueue
 from livemove.migration import events as on
-from livemove.migration.departure import DirectDeparture, Route
+from livemove.migration.departure import DirectDeparture
 from livemove.migration.direct import DirectSource
 from livemove.migration.journal import SOURCE, Journal, Record
 from livemove.migration.ledger import Ledger
 from livemove.migration.machine import begin
 from livemove.migration.model import GuestRun, Owner, State
 from livemove.migration.points import CREATED
+from livemove.migration.preparing import Route
 from livemove.migration.report import make_report, progress_view
 from livemove.migration.runner import JourneyRunner
 from livemove.network.routes import source_address_towards
@@ -109,7 +110,7 @@ class Departures:
         self._vms.journeys[asked.vm] = record.id
         try:
             status = str((await vm.monitor.execute("query-status"))["status"])
-            state = begin(contract_of(asked.options, self._settings()))
+            state = begin(contract_of(asked.options, self._settings()), verify_of(asked.options, self._settings()))
             with around("source.journal", CREATED):
                 await self._journal.create(record, state)
             await client.__aenter__()
@@ -221,8 +222,8 @@ class Departures:
             reasons = await effects.engine.blocked_reasons()
             if reasons:
                 raise Conflict(f"QEMU cannot migrate VM '{asked.vm}' now: {'; '.join(reasons)}")
-            fitness = await client.check_fitness(record.id, effects.fitness_question(), dry_run=True)
-            agreement = await effects.negotiate(fitness)
+            fitness = await client.check_fitness(record.id, effects.preparation.fitness_question(), dry_run=True)
+            agreement = await effects.preparation.negotiate(fitness)
         notes = list(effects.findings.notes)
         view = view_vm(self._vms, self._vms.records.get(asked.vm), settings.name)
         if view.edited:
@@ -234,7 +235,7 @@ class Departures:
             tls_reason="a key made for this journey" if agreement.tls else "the network is marked as trusted on both hosts",
             migration_address=effects.findings.migration_address, memory_bytes=vm.frozen.memory_bytes,
             downtime_s=contract.max_downtime_s, deadline_s=contract.deadline_s,
-            max_bandwidth_bytes_per_s=route.max_bandwidth_bytes_per_s,
+            max_bandwidth_bytes_per_s=route.max_bandwidth_bytes_per_s, verify=asked.options.verify or settings.verify,
             negotiated=[
                 NegotiatedRow(feature=r.feature, source=r.source, destination=r.destination, used=r.used, reason=r.reason)
                 for r in agreement.rows

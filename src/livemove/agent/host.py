@@ -33,8 +33,8 @@ from livemove.base.settings import HostSettings, change_settings, load_settings
 from livemove.base.tasks import cancel_and_wait, spawn
 from livemove.hypervisor.machine_facts import cpu_count, memory_available_bytes, memory_total_bytes
 from livemove.hypervisor.probe import QemuFacts, probe_qemu
-from livemove.migration.departure import offer_from
 from livemove.migration.journal import Journal
+from livemove.migration.preparing import offer_from
 from livemove.network.routes import link_speed_towards
 from livemove.policy.transport import Offer
 

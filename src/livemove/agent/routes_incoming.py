@@ -11,16 +11,23 @@ from livemove.agent.host import Host
 from livemove.agent.tls_server import require_host
 from livemove.api.client_identity import Peer
 from livemove.api.incoming_models import (
+    AskDigests,
     AskFitness,
     AskGo,
     AskIncoming,
     AskListen,
+    AskPage,
+    AskPieces,
     BuildAnswer,
     DestinationFacts,
+    DigestsAnswer,
     FitnessAnswer,
     IncomingAnswer,
     ListenAnswer,
+    MemoryOpened,
     OwnershipAnswer,
+    PageAnswer,
+    PiecesAnswer,
 )
 from livemove.api.models import ReportView
 from livemove.base.errors import NotPermitted
@@ -80,6 +87,30 @@ def make_router(host: Host) -> APIRouter:
         """Step 7: journal, durably, that the VM may be handed over."""
         with around("destination.request", "arm"):
             return await arrivals.arm(journey, peer.name)
+
+    @router.post("/{journey}/memory")
+    async def open_memory(peer: Source, journey: str) -> MemoryOpened:
+        """Step 7, where the memory is to be verified: open it for reading, ahead of the blackout."""
+        with around("destination.request", "memory"):
+            return await arrivals.memory.open(journey, peer.name)
+
+    @router.post("/{journey}/digests")
+    async def digests(peer: Source, journey: str, body: AskDigests) -> DigestsAnswer:
+        """Step 9, before the hand-over: digests of what was loaded, or of a sample of it."""
+        with around("destination.request", "digests"):
+            return await arrivals.memory.digests(journey, peer.name, body)
+
+    @router.post("/{journey}/pieces")
+    async def pieces(peer: Source, journey: str, body: AskPieces) -> PiecesAnswer:
+        """Digests of pieces of one block, to find what differs."""
+        with around("destination.request", "pieces"):
+            return await arrivals.memory.pieces(journey, peer.name, body)
+
+    @router.post("/{journey}/page")
+    async def page(peer: Source, journey: str, body: AskPage) -> PageAnswer:
+        """One page that differs, to see whether loading the devices' state changed it."""
+        with around("destination.request", "page"):
+            return await arrivals.memory.page(journey, peer.name, body)
 
     @router.post("/{journey}/go")
     async def go(peer: Source, journey: str, body: AskGo) -> OwnershipAnswer:

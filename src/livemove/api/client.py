@@ -9,16 +9,23 @@ from urllib.parse import quote
 from livemove.api import trust
 from livemove.api.client_connection import AgentConnection
 from livemove.api.incoming_models import (
+    AskDigests,
     AskFitness,
     AskGo,
     AskIncoming,
     AskListen,
+    AskPage,
+    AskPieces,
     BuildAnswer,
     DestinationFacts,
+    DigestsAnswer,
     FitnessAnswer,
     IncomingAnswer,
     ListenAnswer,
+    MemoryOpened,
     OwnershipAnswer,
+    PageAnswer,
+    PiecesAnswer,
 )
 from livemove.api.models import (
     AskGrant,
@@ -206,6 +213,22 @@ class AgentClient(AgentConnection):
     async def arm(self, journey: str) -> OwnershipAnswer:
         """Have it journaled that the VM may be handed over."""
         return await self._ask(OwnershipAnswer, "POST", _incoming_path(journey, "arm"))
+
+    async def open_memory(self, journey: str) -> MemoryOpened:
+        """Have the destination open its QEMU's memory for the comparison, ahead of the blackout."""
+        return await self._ask(MemoryOpened, "POST", _incoming_path(journey, "memory"))
+
+    async def digests(self, journey: str, body: AskDigests, *, timeout_s: float) -> DigestsAnswer:
+        """Digests of what the destination has loaded; they take as long as its memory takes to be read."""
+        return await self._ask(DigestsAnswer, "POST", _incoming_path(journey, "digests"), body, timeout_s=timeout_s)
+
+    async def piece_digests(self, journey: str, body: AskPieces) -> PiecesAnswer:
+        """Digests of pieces of a block, to find what differs."""
+        return await self._ask(PiecesAnswer, "POST", _incoming_path(journey, "pieces"), body)
+
+    async def page(self, journey: str, body: AskPage) -> PageAnswer:
+        """A page that differs, as the destination has it."""
+        return await self._ask(PageAnswer, "POST", _incoming_path(journey, "page"), body)
 
     async def go(self, journey: str, body: AskGo, *, timeout_s: float = trust.ANSWER_TIMEOUT_S) -> OwnershipAnswer:
         """Hand the VM over. Raises LinkLost when it is not known whether it was; only an answer is binding."""

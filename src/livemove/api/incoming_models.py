@@ -100,3 +100,70 @@ class DestinationFacts(Model):
     cpu_seconds: float
     agent_cpu_seconds: float
     vm_state: str
+
+
+# Verification ---------------------------------------------------------------------------------------------------------
+
+BlockName = Annotated[str, Field(min_length=1, max_length=255)]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Bytes = Annotated[int, Field(ge=0, lt=1 << 62)]
+
+
+class BlockLeftOut(Model):
+    """A RAM block that cannot be compared, and why."""
+
+    name: BlockName
+    size_bytes: Bytes
+    reason: Annotated[str, Field(max_length=512)]
+
+
+class MemoryOpened(Model):
+    """The destination has its QEMU's memory open for reading.
+
+    :param blocks: bytes by name that can be read.
+    :param rate_bytes_per_s: how fast it reads and hashes them, with all its cores.
+    """
+
+    blocks: Annotated[dict[BlockName, Bytes], Field(max_length=256)]
+    left_out: Annotated[tuple[BlockLeftOut, ...], Field(max_length=256)] = ()
+    rate_bytes_per_s: Annotated[float, Field(gt=0, le=1e15)]
+
+
+class AskDigests(Model):
+    """What to digest: the first bytes of each block, or the sample of them that follows from `seed_hex`.
+
+    :param sample: pieces of the sample; 0: everything.
+    """
+
+    blocks: Annotated[dict[BlockName, Bytes], Field(min_length=1, max_length=256)]
+    sample: Annotated[int, Field(ge=0, le=4096)] = 0
+    seed_hex: Annotated[str, Field(max_length=64, pattern=r"^([0-9a-f]{2})*$")] = ""
+
+
+class DigestsAnswer(Model):
+    """The digest of each block that was asked for."""
+
+    digests: Annotated[dict[BlockName, Digest], Field(max_length=256)]
+
+
+class AskPieces(Model):
+    """Digests of pieces of one block, to find what differs in it."""
+
+    block: BlockName
+    piece_bytes: Annotated[int, Field(ge=4096, le=1 << 42)]
+    offsets: Annotated[list[Bytes], Field(min_length=1, max_length=256)]
+
+
+class PiecesAnswer(Model):
+    digests: Annotated[list[Digest], Field(max_length=256)]
+
+
+class AskPage(Model):
+    """One page that differs, to see whether loading the devices' state changed it."""
+
+    block: BlockName
+    offset: Bytes
+
+
+class PageAnswer(Model):
+    hex: Annotated[str, Field(max_length=8192, pattern=r"^([0-9a-f]{2})*$")]

@@ -157,6 +157,7 @@ class JourneyOptions(Model):
     throttle: bool = False
     channels: Annotated[int, Field(ge=0, le=64)] | None = None
     max_bandwidth_bytes_per_s: Annotated[int, Field(gt=0)] | None = None
+    verify: Literal["full", "sample", "off"] | None = None
 
 
 class AskJourney(Model):
@@ -204,6 +205,7 @@ class PlanView(Model):
     downtime_s: float
     deadline_s: float | None
     max_bandwidth_bytes_per_s: int
+    verify: Literal["full", "sample", "off"] = "off"
     negotiated: list[NegotiatedRow]
     notes: list[str] = []
 
@@ -284,6 +286,33 @@ class JourneyList(Model):
 # Reports --------------------------------------------------------------------------------------------------------------
 
 
+class LeftOutView(Model):
+    """A part of the VM's memory that was not compared, and why."""
+
+    name: str
+    size_bytes: int
+    reason: str
+
+
+class VerificationView(Model):
+    """The comparison of both hosts' memory between pause and resume.
+
+    :param compared_bytes: what was read and hashed on both hosts; with ``sample`` a part of the blocks.
+    :param ms: what it added to the downtime.
+    :param different_pages: where they differ, ``block at 0xADDRESS``; the first ones only.
+    :param explained: differences that loading the devices' state makes, which are none of the guest's.
+    """
+
+    mode: Literal["full", "sample"]
+    result: Literal["same", "different", "not finished"]
+    blocks: dict[str, int] = {}
+    compared_bytes: int = 0
+    left_out: list[LeftOutView] = []
+    different_pages: list[str] = []
+    explained: list[str] = []
+    ms: float | None = None
+
+
 class ReportView(Model):
     """What a journey did, for people and programs; kept in the history of both hosts."""
 
@@ -326,6 +355,7 @@ class ReportView(Model):
     destination_cpu_seconds: float | None = None
     throttled_percent: int = 0
     arrived_as: str = ""
+    verification: VerificationView | None = None
     negotiated: list[NegotiatedRow] = []
     decisions: list[str] = []
     notes: list[str] = []

@@ -86,6 +86,10 @@ class HostSettings(BaseModel):
         le=99,
         description="How far a migration that may throttle slows the guest down, in percent of its CPU time.",
     )
+    verify: Literal["full", "sample", "off"] = Field(
+        "off",
+        description="How much of a VM's memory both hosts compare before the hand-over, when the command does not say.",
+    )
     prepare_timeout: str = Field("60s", description="Longest time for the steps before the copy.")
     allowed_disk_dirs: tuple[str, ...] = Field(
         ("/",), description="Directories in which disks, kernels and firmware of VMs that arrive here may lie."

@@ -32,6 +32,14 @@ class PerformanceOption(enum.StrEnum):
     COMPRESSION = "compression"
 
 
+class Verification(enum.StrEnum):
+    """How much is compared."""
+
+    FULL = "full"
+    SAMPLE = "sample"
+    OFF = "off"
+
+
 @verb
 async def migrate(
     vm: VmName,
@@ -53,6 +61,12 @@ async def migrate(
     max_bandwidth: Annotated[
         str | None, typer.Option(metavar="RATE", help="Highest rate, such as 8Gbit or 1000MB (per second).")
     ] = None,
+    verify: Annotated[
+        Verification | None,
+        typer.Option(
+            "--verify", metavar="full|sample|off", help="Compare the memory on both hosts before the VM runs there."
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, change nothing, print the plan.")
     ] = False,
@@ -71,7 +85,7 @@ async def migrate(
     """
     from livemove.cli.session import open_session
 
-    options = _options(option, downtime, deadline, throttle, channels, max_bandwidth)
+    options = _options(option, downtime, deadline, throttle, channels, max_bandwidth, verify)
     if probe is not None:
         if dry_run or detach:
             raise Usage("--probe needs a journey to watch.", remedy="Leave out --dry-run and --detach.")
@@ -106,6 +120,7 @@ def _options(
     throttle: bool,
     channels: int | None,
     max_bandwidth: str | None,
+    verify: Verification | None,
 ) -> JourneyOptions:
     from pydantic import ValidationError
 
@@ -121,6 +136,7 @@ def _options(
             throttle=throttle,
             channels=channels,
             max_bandwidth_bytes_per_s=parse_rate(max_bandwidth) if max_bandwidth is not None else None,
+            verify=verify.value if verify is not None else None,
         )
     except ValidationError as error:
         raise BadQuantity(describe_validation(error), remedy="'livemove migrate --help' gives examples.") from error

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from livemove.api.models import NegotiatedRow, PlanView, ReportView
+from livemove.api.models import NegotiatedRow, PlanView, ReportView, VerificationView
 from livemove.base.units import format_duration, format_rate, format_size
 from livemove.cli.output import columns
+
+_VERIFY = {
+    "off": "off",
+    "sample": "a random sample of the memory, within some 10 ms of downtime",
+    "full": "all of the memory, which adds the time to read and hash it to the downtime",
+}
 
 
 def report_lines(report: ReportView) -> list[str]:
@@ -14,6 +20,8 @@ def report_lines(report: ReportView) -> list[str]:
         lines += [f"  reason: {report.reason}"] if report.reason else []
         lines += [f"  remedy: {report.remedy}"] if report.remedy else []
     lines += ["", *_steps(report), "", *_numbers(report)]
+    if report.verification is not None:
+        lines += ["", *verification_lines(report.verification)]
     unused = [row for row in report.negotiated if not row.used]
     if unused:
         lines += ["", "negotiated away:", *(f"  {row.feature}: {row.reason}" for row in unused)]
@@ -51,6 +59,26 @@ def downtime_text(report: ReportView) -> str:
     return f"downtime {ours} ({', '.join(other)})" if other else f"downtime {ours}"
 
 
+def verification_lines(found: VerificationView) -> list[str]:
+    """What was compared between pause and resume, what was not and why, what came of it, what it cost."""
+    whole = sum(found.blocks.values())
+    part = "" if found.mode == "full" else f" of {format_size(whole)}, drawn at random"
+    cost = f", in {_ms(found.ms)} of downtime" if found.ms is not None else ""
+    result = {
+        "same": "the same on both hosts",
+        "different": "NOT the same on both hosts",
+        "not finished": "the comparison did not come to its end",
+    }[found.result]
+    lines = [
+        f"verification ({found.mode}): {result}",
+        f"  compared: {format_size(found.compared_bytes)}{part}{cost}",
+        f"  blocks: {', '.join(f'{name} {format_size(size)}' for name, size in found.blocks.items())}",
+    ]
+    lines += [f"  left out: {left.name}, {format_size(left.size_bytes)}: {left.reason}" for left in found.left_out]
+    lines += [f"  differs: {place}" for place in found.different_pages]
+    return [*lines, *(f"  differs as it must: {text}" for text in found.explained)]
+
+
 def plan_lines(plan: PlanView) -> list[str]:
     """What a journey would do, with the whole table of what was negotiated."""
     deadline = format_duration(plan.deadline_s) if plan.deadline_s is not None else "none, while it makes progress"
@@ -62,6 +90,7 @@ def plan_lines(plan: PlanView) -> list[str]:
         "memory": format_size(plan.memory_bytes),
         "downtime": f"{format_duration(plan.downtime_s)} at most",
         "deadline": deadline,
+        "verify": _VERIFY[plan.verify],
         "bandwidth": f"{format_rate(plan.max_bandwidth_bytes_per_s)} at most"
         if plan.max_bandwidth_bytes_per_s
         else "what the link carries",

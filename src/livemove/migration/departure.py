@@ -5,42 +5,31 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import secrets
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Protocol
 
 from livemove.api.client import AgentClient
 from livemove.api.incoming_models import (
-    AskFitness,
     AskGo,
-    AskIncoming,
-    AskListen,
-    DestinationFacts,
-    FitnessAnswer,
-    OfferBody,
     OwnershipAnswer,
 )
+from livemove.api.models import VerificationView
 from livemove.base.clock import Clock
-from livemove.base.errors import Bug, LivemoveError, MigrationBlocked, PortClosed, QemuGone
+from livemove.base.errors import Bug, LivemoveError, QemuGone
 from livemove.base.tasks import cancel_and_wait, spawn
-from livemove.hypervisor.frozen import FrozenVm, refuse_unmigratable
-from livemove.hypervisor.qmp import Monitor
 from livemove.migration import commands as do
 from livemove.migration import events as on
 from livemove.migration.commands import Command
-from livemove.migration.direct import DirectSource, multifd_parameters
+from livemove.migration.direct import DirectSource
 from livemove.migration.events import Event
 from livemove.migration.incoming import QEMU_ENDED
 from livemove.migration.journal import Record
 from livemove.migration.ledger import Ledger
-from livemove.migration.model import GuestRun, State
-from livemove.migration.receiving import probe_port
+from livemove.migration.model import GuestRun, State, Verify
+from livemove.migration.preparing import Preparation, Route, SourceVm
 from livemove.migration.threads import MigrationCpu
+from livemove.migration.verifying import MemoryComparison
 from livemove.migration.watching import SourceWatch
-from livemove.policy.transport import Agreement, Offer, Wish, agree
 
 _log = logging.getLogger(__name__)
 
@@ -54,64 +43,6 @@ ASK_INTERVALS_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 ABANDON_PATIENCE_S = 3.0
 
 
-class SourceVm(Protocol):
-    """What the owner of the source's VMs offers to a journey."""
-
-    frozen: FrozenVm
-    definition: str
-    monitor: Monitor
-    pid: int
-    accelerator: str
-
-    async def remove(self, moved_to: str) -> None:
-        """The VM is the destination's: end this QEMU and free what belonged to it."""
-
-    async def stop_powered_off(self) -> None:
-        """The guest powered off: end its QEMU in order, keep its definition."""
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """Where a journey goes and by what rules.
-
-    :param tls_off: whether the network to an address is marked as trusted here.
-    """
-
-    grant: str
-    wish: Wish
-    max_bandwidth_bytes_per_s: int
-    prepare_timeout_s: float
-    key_dir: Path
-    qemu_uid: int | None
-    trusted: Callable[[str, list[str]], bool]
-    source_address: Callable[[str], Awaitable[str]]
-    own_offer: Callable[[str], Awaitable[Offer]]
-
-
-@dataclass(slots=True)
-class Findings:
-    """What became known on the way; the report reads it."""
-
-    fitness: FitnessAnswer | None = None
-    agreement: Agreement | None = None
-    migration_address: str = ""
-    place: int = 0
-    probe_port: int = 0
-    probe_nonce: str = ""
-    port: int = 0
-    hand_over: OwnershipAnswer | None = None
-    destination: DestinationFacts | None = None
-    notes: list[str] = field(default_factory=list)
-
-
-def offer_from(body: OfferBody) -> Offer:
-    """A peer's offer as the policy reads it."""
-    return Offer(
-        body.version, body.accelerator, frozenset(body.capabilities), frozenset(body.parameters),
-        frozenset(body.compressions), body.tls_psk, body.cores, body.idle_cores, body.link_bytes_per_s,
-    )  # fmt: skip
-
-
 class DirectDeparture:
     """Effects of one journey; see runner.Effects."""
 
@@ -120,13 +51,13 @@ class DirectDeparture:
         post: Callable[[Event], None], wait_for_slot: Callable[[], Awaitable[None]],
     ) -> None:  # fmt: skip
         self.record = record
-        self.findings = Findings()
         self.engine = DirectSource(vm.monitor, clock)
+        self.preparation = Preparation(record, vm, client, route, self.engine)
+        self.findings = self.preparation.findings
         self.cpu = MigrationCpu(vm.pid)
         self.agent_cpu_start_s = time.process_time()
         self._vm = vm
         self._client = client
-        self._route = route
         self._ledger = ledger
         self._clock = clock
         self._post = post
@@ -135,9 +66,7 @@ class DirectDeparture:
         self._sampling: asyncio.Task[None] | None = None
         self._round_began = asyncio.Event()
         self._asked = 0
-        self._asking_slot = asyncio.Lock()
-        self._abandoned = False
-        self._configured = False
+        self._comparison: MemoryComparison | None = None
 
     @property
     def memory_bytes(self) -> int:
@@ -155,18 +84,18 @@ class DirectDeparture:
                 await self._wait_for_slot()
                 return on.SlotGranted()
             case do.AskPermission():
-                return await self._ask_permission()
+                return await self.preparation.ask_permission()
             case do.CheckFitness():
-                return await self._check_fitness()
+                return await self.preparation.check_fitness()
             case do.BuildSkeleton():
-                built = await self._client.build_skeleton(self.record.id, timeout_s=self._route.prepare_timeout_s)
-                self.findings.probe_port, self.findings.probe_nonce = built.probe_port, built.probe_nonce
-                return on.SkeletonBuilt()
+                return await self.preparation.build_skeleton()
             case do.OpenConnection():
-                return await self._open_connection()
+                return await self.preparation.open_connection()
             case do.StartCopy():
                 return await self._start_copy()
             case do.ArmHandOver():
+                if state.verify is not Verify.OFF:
+                    await self._open_memory(state.verify)
                 await self._client.arm(self.record.id)
                 return on.HandOverArmed()
             case do.OpenLatch():
@@ -175,6 +104,8 @@ class DirectDeparture:
             case do.ThrottleGuest():
                 await self._adjust(self.engine.throttle(command.percent))
                 return None
+            case do.VerifyMemory():
+                return await self._verify()
             case do.SendGo():
                 return await self._send_go(resume=command.resume, source_gone=command.source_gone)
             case do.AskDestination():
@@ -190,79 +121,6 @@ class DirectDeparture:
                 await self._vm.stop_powered_off()
                 return None
         raise Bug(f"The direct engine does not know {type(command).__name__}.")
-
-    # Steps 2 to 5 ---------------------------------------------------------------------------------------------------
-
-    async def _ask_permission(self) -> Event | None:
-        body = AskIncoming(
-            journey=self.record.id, vm=self.record.vm, vm_uuid=self.record.vm_uuid, grant=self._route.grant
-        )
-        while not self._abandoned:
-            async with self._asking_slot:
-                answer = await self._client.begin_incoming(body)
-            self.findings.place = answer.place
-            if answer.place == 0:
-                return on.PermissionGiven()
-            await asyncio.sleep(0.3)
-        return None
-
-    async def _check_fitness(self) -> Event:
-        refuse_unmigratable(self._vm.frozen)
-        reasons = await self.engine.blocked_reasons()
-        if reasons:
-            raise MigrationBlocked(f"QEMU cannot migrate VM '{self.record.vm}' now: {'; '.join(reasons)}")
-        fitness = await self._client.check_fitness(
-            self.record.id, self.fitness_question(), timeout_s=self._route.prepare_timeout_s
-        )
-        await self.negotiate(fitness)
-        return on.FitnessConfirmed()
-
-    def fitness_question(self) -> AskFitness:
-        return AskFitness(
-            frozen=self._vm.frozen.model_dump_json(),
-            definition=self._vm.definition,
-            source_accelerator=self._vm.accelerator,
-        )
-
-    async def negotiate(self, fitness: FitnessAnswer) -> Agreement:
-        """What this journey uses, from both offers. Raises what policy.transport.agree raises."""
-        address = fitness.migration_address
-        own = await self._route.own_offer(address)
-        wish = self._route.wish
-        if self._route.trusted(address, fitness.trusted_networks):
-            wish = Wish(wish.option, wish.channels, wish.compression_level, False, wish.may_throttle)
-        agreement = agree(own, offer_from(fitness.offer), wish)
-        self.findings.fitness, self.findings.agreement = fitness, agreement
-        self.findings.migration_address = address
-        self.findings.notes.extend(fitness.notes)
-        return agreement
-
-    async def _open_connection(self) -> Event:
-        agreement = self._agreed()
-        address = self.findings.migration_address
-        await probe_port(address, self.findings.probe_port, self.findings.probe_nonce)
-        source_address = await self._route.source_address(address)
-        if not source_address:
-            raise PortClosed(f"The source has no route to {address}.")
-        psk_hex = secrets.token_hex(32) if agreement.tls else ""
-        asked = AskListen(
-            capabilities=[name for name in agreement.capabilities if name != "auto-converge"],
-            parameters=multifd_parameters(agreement), psk_hex=psk_hex, source_address=source_address,
-        )  # fmt: skip
-        self._configured = True
-        listening, _ = await asyncio.gather(
-            self._client.listen(self.record.id, asked),
-            self.engine.configure(
-                agreement, psk_hex=psk_hex, psk_dir=self._route.key_dir,
-                max_bandwidth_bytes_per_s=self._route.max_bandwidth_bytes_per_s, owner_uid=self._route.qemu_uid,
-            ),
-        )  # fmt: skip
-        self.findings.port = listening.port
-        return on.ConnectionOpened()
-
-    def _agreed(self) -> Agreement:
-        assert self.findings.agreement is not None
-        return self.findings.agreement
 
     # Steps 6 to 8 ---------------------------------------------------------------------------------------------------
 
@@ -314,6 +172,29 @@ class DirectDeparture:
 
     # Steps 9 and 10 -------------------------------------------------------------------------------------------------
 
+    async def _open_memory(self, mode: Verify) -> None:
+        agreement, fitness = self.findings.agreement, self.findings.fitness
+        assert agreement is not None and fitness is not None
+        kvm = self._vm.accelerator == fitness.offer.accelerator == "kvm"
+        self._comparison = MemoryComparison(
+            mode, self.record.id, self._vm.frozen, self._vm.pid, self.engine.monitor, self._client, self._clock, kvm=kvm
+        )
+        await self._comparison.open()
+
+    async def _verify(self) -> Event:
+        assert self._comparison is not None
+        self._ledger.verify_s = self._clock.monotonic_s()
+        try:
+            return await self._comparison.compare()
+        finally:
+            self._ledger.verified_s = self._clock.monotonic_s()
+            self._comparison.took((self._ledger.verified_s - self._ledger.verify_s) * 1e3)
+
+    @property
+    def verification(self) -> VerificationView | None:
+        """What was compared; None where nothing was."""
+        return self._comparison.view if self._comparison is not None else None
+
     async def _send_go(self, *, resume: bool, source_gone: bool) -> Event:
         """Pass the ownership, having looked once more that the guest does not run here.
 
@@ -352,6 +233,8 @@ class DirectDeparture:
 
     async def _cancel_copy(self, *, resume: bool) -> Event:
         await self._stop_sampling()
+        if self._comparison is not None:
+            self._comparison.stop()
         try:
             await self.engine.cancel(resume=resume)
         except QemuGone as error:
@@ -360,9 +243,9 @@ class DirectDeparture:
 
     async def _abandon(self) -> Event:
         # a request for a slot that came in after this one would make the destination remember the journey again
-        self._abandoned = True
+        self.preparation.abandoned = True
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(ABANDON_PATIENCE_S), self._asking_slot:
+            async with asyncio.timeout(ABANDON_PATIENCE_S), self.preparation.asking_slot:
                 pass
         try:
             answer = await self._client.abandon(self.record.id, timeout_s=ABANDON_PATIENCE_S)
@@ -392,7 +275,9 @@ class DirectDeparture:
 
     async def finish(self, state: State) -> None:
         await self._stop_watching()
-        if self._configured:
+        if self._comparison is not None:
+            await self._comparison.close()
+        if self.preparation.configured:
             await self.engine.forget()
         if state.guest is GuestRun.POWERED_OFF and not state.phase.terminal:
             _log.warning("journey %s ended with its guest powered off", self.record.id)

@@ -16,7 +16,7 @@ from livemove.migration.model import IncomingPhase
 #: Events that change nothing that the journal holds.
 NOT_JOURNALED: tuple[type[Event], ...] = (on.GuestReset,)
 #: Requests of a source that the destination answers.
-REQUESTS = ("fitness", "build", "listen", "arm", "go", "ask", "abandon")
+REQUESTS = ("fitness", "build", "listen", "arm", "memory", "digests", "pieces", "page", "go", "ask", "abandon")
 # not __subclasses__(): that also has the classes that dataclass(slots=True) has replaced
 COMMANDS = tuple(kind for kind in vars(do).values() if isinstance(kind, type) and kind.__base__ is Command)
 EVENTS = tuple(kind for kind in vars(on).values() if isinstance(kind, type) and kind.__base__ is Event)

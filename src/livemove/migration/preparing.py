@@ -1,0 +1,184 @@
+"""Steps 2 to 5 at the source: permission, fitness, skeleton, connection. Nothing of the VM has left it yet."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from livemove.api.client import AgentClient
+from livemove.api.incoming_models import (
+    AskFitness,
+    AskIncoming,
+    AskListen,
+    DestinationFacts,
+    FitnessAnswer,
+    OfferBody,
+    OwnershipAnswer,
+)
+from livemove.base.errors import MigrationBlocked, PortClosed
+from livemove.hypervisor.frozen import FrozenVm, refuse_unmigratable
+from livemove.hypervisor.qmp import Monitor
+from livemove.migration import events as on
+from livemove.migration.direct import DirectSource, multifd_parameters
+from livemove.migration.events import Event
+from livemove.migration.journal import Record
+from livemove.migration.receiving import probe_port
+from livemove.policy.transport import Agreement, Offer, Wish, agree
+
+
+class SourceVm(Protocol):
+    """What the owner of the source's VMs offers to a journey."""
+
+    frozen: FrozenVm
+    definition: str
+    monitor: Monitor
+    pid: int
+    accelerator: str
+
+    async def remove(self, moved_to: str) -> None:
+        """The VM is the destination's: end this QEMU and free what belonged to it."""
+
+    async def stop_powered_off(self) -> None:
+        """The guest powered off: end its QEMU in order, keep its definition."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where a journey goes and by what rules.
+
+    :param tls_off: whether the network to an address is marked as trusted here.
+    """
+
+    grant: str
+    wish: Wish
+    max_bandwidth_bytes_per_s: int
+    prepare_timeout_s: float
+    key_dir: Path
+    qemu_uid: int | None
+    trusted: Callable[[str, list[str]], bool]
+    source_address: Callable[[str], Awaitable[str]]
+    own_offer: Callable[[str], Awaitable[Offer]]
+
+
+@dataclass(slots=True)
+class Findings:
+    """What became known on the way; the report reads it."""
+
+    fitness: FitnessAnswer | None = None
+    agreement: Agreement | None = None
+    migration_address: str = ""
+    place: int = 0
+    probe_port: int = 0
+    probe_nonce: str = ""
+    port: int = 0
+    hand_over: OwnershipAnswer | None = None
+    destination: DestinationFacts | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def offer_from(body: OfferBody) -> Offer:
+    """A peer's offer as the policy reads it."""
+    return Offer(
+        body.version, body.accelerator, frozenset(body.capabilities), frozenset(body.parameters),
+        frozenset(body.compressions), body.tls_psk, body.cores, body.idle_cores, body.link_bytes_per_s,
+    )  # fmt: skip
+
+
+class Preparation:
+    """What a journey asks of the destination before it copies.
+
+    :ivar abandoned: set when the journey is undone: no slot is asked for any more.
+    :ivar asking_slot: held while a request for a slot is under way.
+    :ivar configured: the source's QEMU was set up for the journey, and must be made to forget that.
+    """
+
+    def __init__(self, record: Record, vm: SourceVm, client: AgentClient, route: Route, engine: DirectSource) -> None:
+        self.findings = Findings()
+        self.asking_slot = asyncio.Lock()
+        self.abandoned = False
+        self.configured = False
+        self._record = record
+        self._vm = vm
+        self._client = client
+        self._route = route
+        self._engine = engine
+
+    async def ask_permission(self) -> Event | None:
+        body = AskIncoming(
+            journey=self._record.id, vm=self._record.vm, vm_uuid=self._record.vm_uuid, grant=self._route.grant
+        )
+        while not self.abandoned:
+            async with self.asking_slot:
+                answer = await self._client.begin_incoming(body)
+            self.findings.place = answer.place
+            if answer.place == 0:
+                return on.PermissionGiven()
+            await asyncio.sleep(0.3)
+        return None
+
+    async def check_fitness(self) -> Event:
+        refuse_unmigratable(self._vm.frozen)
+        reasons = await self._engine.blocked_reasons()
+        if reasons:
+            raise MigrationBlocked(f"QEMU cannot migrate VM '{self._record.vm}' now: {'; '.join(reasons)}")
+        fitness = await self._client.check_fitness(
+            self._record.id, self.fitness_question(), timeout_s=self._route.prepare_timeout_s
+        )
+        await self.negotiate(fitness)
+        return on.FitnessConfirmed()
+
+    def fitness_question(self) -> AskFitness:
+        return AskFitness(
+            frozen=self._vm.frozen.model_dump_json(),
+            definition=self._vm.definition,
+            source_accelerator=self._vm.accelerator,
+        )
+
+    async def negotiate(self, fitness: FitnessAnswer) -> Agreement:
+        """What this journey uses, from both offers. Raises what policy.transport.agree raises."""
+        address = fitness.migration_address
+        own = await self._route.own_offer(address)
+        wish = self._route.wish
+        if self._route.trusted(address, fitness.trusted_networks):
+            wish = Wish(wish.option, wish.channels, wish.compression_level, False, wish.may_throttle)
+        agreement = agree(own, offer_from(fitness.offer), wish)
+        self.findings.fitness, self.findings.agreement = fitness, agreement
+        self.findings.migration_address = address
+        self.findings.notes.extend(fitness.notes)
+        return agreement
+
+    async def build_skeleton(self) -> Event:
+        built = await self._client.build_skeleton(self._record.id, timeout_s=self._route.prepare_timeout_s)
+        self.findings.probe_port, self.findings.probe_nonce = built.probe_port, built.probe_nonce
+        return on.SkeletonBuilt()
+
+    async def open_connection(self) -> Event:
+        agreement = self._agreed()
+        address = self.findings.migration_address
+        await probe_port(address, self.findings.probe_port, self.findings.probe_nonce)
+        source_address = await self._route.source_address(address)
+        if not source_address:
+            raise PortClosed(f"The source has no route to {address}.")
+        psk_hex = secrets.token_hex(32) if agreement.tls else ""
+        asked = AskListen(
+            capabilities=[name for name in agreement.capabilities if name != "auto-converge"],
+            parameters=multifd_parameters(agreement), psk_hex=psk_hex, source_address=source_address,
+        )  # fmt: skip
+        self.configured = True
+        listening, _ = await asyncio.gather(
+            self._client.listen(self._record.id, asked),
+            self._engine.configure(
+                agreement, psk_hex=psk_hex, psk_dir=self._route.key_dir,
+                max_bandwidth_bytes_per_s=self._route.max_bandwidth_bytes_per_s, owner_uid=self._route.qemu_uid,
+            ),
+        )  # fmt: skip
+        self.findings.port = listening.port
+        return on.ConnectionOpened()
+
+    def _agreed(self) -> Agreement:
+        assert self.findings.agreement is not None
+        return self.findings.agreement
