@@ -25,6 +25,7 @@ from livemove.api.incoming_models import (
     OwnershipAnswer,
 )
 from livemove.api.models import AskJourney, ConsoleChunk, RenewRequest
+from livemove.api.resolution_models import DeclareDead
 from livemove.base.errors import (
     AgentUnreachable,
     Bug,
@@ -126,6 +127,10 @@ REQUESTS: dict[str, tuple[Callable[[AgentClient], Any], str, dict[str, str]]] = 
     "go": (lambda c: c.go("j-1", AskGo(resume=True)), "POST /incoming/j-1/go", {}),
     "ask": (lambda c: c.ask("j-1"), "POST /incoming/j-1/ask", {}),
     "abandon": (lambda c: c.abandon("j-1"), "POST /incoming/j-1/abandon", {}),
+    "resolution": (lambda c: c.resolution("db1"), "GET /vms/db1/resolution", {}),
+    "declare_dead": (lambda c: c.declare_dead("db1", DeclareDead(host="B")), "POST /vms/db1/resolution", {}),
+    "overrule": (lambda c: c.overrule("j-1"), "POST /incoming/j-1/overrule", {}),
+    "holding": (lambda c: c.holding("uuid-1", timeout_s=1.0), "GET /holdings/uuid-1", {}),
     "facts": (lambda c: c.facts("j-1"), "GET /incoming/j-1/facts", {}),
 }
 NOT_REQUESTS = {"aclose", "keep_report"}  # keep_report has a test of its own: its body is a whole report

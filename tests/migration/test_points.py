@@ -64,6 +64,7 @@ async def test_every_point_of_the_source_is_reached(tmp_path: Path, monkeypatch:
         ({}, tuple(on.ProgressSampled(Sample(1, number, 900 << 20, 1e6)) for number in range(1, 12))),
         ({do.OpenConnection: PortClosed("TCP port 1 did not answer.")}, ()),
         ({do.SendGo: on.DestinationSilent("x"), do.AskDestination: on.DestinationDisowned("x")}, ()),
+        ({do.SendGo: on.DestinationSilent("x"), do.AskDestination: on.DestinationDeclaredDead("x")}, ()),
         ({}, (on.CopyFailed("x"),)),
         ({}, (on.CancelRequested("x"),)),
         ({}, (on.GuestPoweredOff(),)),

@@ -210,6 +210,43 @@ class Arrivals:
         """The ownership passes: OWNED is durable, then the guest runs, then the source is answered."""
         return await self._ownership(journey, source, Request.GO, resume=resume)
 
+    async def take(self, journey: str, person: str, *, resume: bool) -> str:
+        """The ownership passes on an operator's word that the source is dead; what happened, as a sentence.
+
+        Raises UnknownJourney, PeerViolation when the journey is past that; Conflict when the VM could not be taken.
+        """
+        arrival = self._arrivals.get(journey)
+        if arrival is None:
+            raise UnknownJourney(f"This host knows no arriving journey {journey}.")
+        record = arrival.record
+        text = f"{person} declared {record.source} dead: this host takes VM {record.vm}, which it had loaded."
+        await self._journal.add_event(record, text, level="warning")
+        answer = await self._ownership(journey, record.source, Request.TAKE, resume=resume)
+        if not answer.owned:
+            raise Conflict(f"VM '{record.vm}' could not be taken: {answer.reason}.")
+        return f"VM {record.vm} is this host's and {'runs' if answer.running else 'is paused'}."
+
+    async def overrule(self, journey: str, source: str) -> None:
+        """The source took the VM back on an operator's word that this host was dead. Raises Conflict when it runs here."""
+        found = await self._journal.incoming(journey)
+        if found is None:
+            return
+        record, state = found
+        if record.source != source:
+            raise NotPermitted(f"Journey {journey} comes from {record.source}, not from {source}.")
+        vm = self._vms.records.find(record.vm)
+        if not state.phase.owns or vm is None or vm.uuid != record.vm_uuid or vm.moved_to:
+            return
+        if self._vms.find_running(record.vm) is not None or record.vm in self._vms.mute:
+            raise Conflict(
+                f"VM '{record.vm}' runs on {record.destination}, which was declared dead, and on {source} too: its disks are in danger.",
+                remedy=f"Stop one of them at once: 'livemove vm stop --force --host HOST {record.vm}'.",
+            )
+        async with self._vms.lock(record.vm):
+            await self._vms.stopped_in_order(record.vm, moved_to=source)
+        text = f"{source} took VM {record.vm} back on an operator's word while this host was away."
+        await self._journal.add_event(record, text, level="warning")
+
     async def ask(self, journey: str, source: str) -> OwnershipAnswer:
         """Do we own the VM? A no is binding: ABANDONED is durable and our QEMU dead before it is given."""
         return await self._ownership(

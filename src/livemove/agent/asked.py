@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ipaddress
+from collections.abc import Sequence
+
 from livemove.api.models import JourneyOptions
 from livemove.base.settings import HostSettings
 from livemove.base.units import parse_duration, parse_rate
@@ -32,3 +35,12 @@ def bandwidth_of(options: JourneyOptions, settings: HostSettings) -> int:
     """The lower of the host's limit and the journey's, bytes per second; 0: none."""
     host = parse_rate(settings.max_bandwidth) if settings.max_bandwidth else None
     return min((limit for limit in (options.max_bandwidth_bytes_per_s, host) if limit), default=0)
+
+
+def both_trust(address: str, source_networks: Sequence[str], destination_networks: Sequence[str]) -> bool:
+    """Whether both hosts marked the network of `address` as one that may go without TLS."""
+    there = ipaddress.ip_address(address)
+    return all(
+        any(there in ipaddress.ip_network(network) for network in networks)
+        for networks in (source_networks, destination_networks)
+    )

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import pwd
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from livemove.agent.asked import bandwidth_of, contract_of, verify_of, wish_of
+from livemove.agent.asked import bandwidth_of, both_trust, contract_of, verify_of, wish_of
 from livemove.agent.last_events import tell_end
 from livemove.agent.leaving import LeavingVm
 from livemove.agent.recovery import Recovery
@@ -24,6 +23,7 @@ from livemove.base.clock import Clock, boot_id, wall_text
 from livemove.base.errors import (
     AlreadyMoving,
     Conflict,
+    LinkError,
     LivemoveError,
     NotPermitted,
     QemuGone,
@@ -55,6 +55,7 @@ _log = logging.getLogger(__name__)
 
 #: How long a journey may take to be undone when the agent is told to end.
 CLOSE_PATIENCE_S = 5.0
+PROBE_S = 3.0
 
 
 @dataclass(slots=True)
@@ -83,7 +84,7 @@ class Departures:
         self._clock = clock
         self._client_to = client_to
         self._learn_cluster = learn_cluster
-        self._recovery = Recovery(vms, journal, client_to)
+        self.recovery = Recovery(vms, journal, clock, client_to)
         self._own_offer = own_offer
         self._open: dict[str, Departure] = {}
         self.queue = AdmissionQueue(settings().simultaneous)
@@ -186,17 +187,9 @@ class Departures:
         return Route(
             grant=asked.grant, wish=wish_of(options, settings), max_bandwidth_bytes_per_s=bandwidth_of(options, settings),
             prepare_timeout_s=parse_duration(settings.prepare_timeout), key_dir=settings.run_dir / "keys" / record.id,
-            qemu_uid=pwd.getpwnam(settings.qemu_user).pw_uid if settings.qemu_user else None, trusted=self._trusted,
+            qemu_uid=pwd.getpwnam(settings.qemu_user).pw_uid if settings.qemu_user else None, trusted=lambda address, theirs: both_trust(address, self._settings().trusted_networks, theirs),
             source_address=source_address_towards, own_offer=self._own_offer,
         )  # fmt: skip
-
-    def _trusted(self, address: str, destination_networks: list[str]) -> bool:
-        """Whether both hosts marked the network of `address` as one that may go without TLS."""
-        there = ipaddress.ip_address(address)
-        return all(
-            any(there in ipaddress.ip_network(network) for network in networks)
-            for networks in (self._settings().trusted_networks, destination_networks)
-        )
 
     async def plan(self, asked: AskJourney, role: str) -> PlanView:
         """Everything that would be checked and negotiated; nothing is changed on either host."""
@@ -295,6 +288,17 @@ class Departures:
             # a guest that powered off while its journey was being undone is stopped like any other
             await self._vms.stop_powered_off()
 
+    async def answers(self, host: str) -> bool:
+        """Whether the agent of `host` says anything now."""
+        try:
+            async with self._client_to(host) as client:
+                await client.cluster(timeout_s=PROBE_S)
+        except LinkError:
+            return False
+        except LivemoveError:
+            pass  # a refusal is an answer
+        return True
+
     def find(self, name: str) -> Departure | None:
         """The open journey of that id or VM."""
         return self._open.get(name) or next((d for d in self._open.values() if d.record.vm == name), None)
@@ -358,7 +362,7 @@ class Departures:
         vm_record = self._vms.records.find(record.vm)
         if running is None or vm_record is None:
             self._vms.journeys.pop(record.vm, None)
-            await self._recovery.resolve(record, state)
+            await self.recovery.resolve(record, state)
             return
         status = (await DirectSource(running.monitor, self._clock).read()).status
         self._vms.journeys[record.vm] = record.id

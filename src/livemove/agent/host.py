@@ -17,7 +17,9 @@ from livemove.agent.following import WARN_DAYS, Follower
 from livemove.agent.identity import host_identity_dir
 from livemove.agent.leftovers import PROBE_DIR, Leftovers
 from livemove.agent.membership import Membership
+from livemove.agent.overruled import Overruled
 from livemove.agent.refusals import Refusals
+from livemove.agent.resolution import Resolution
 from livemove.agent.vm_records import VmRecords
 from livemove.agent.vms import Vms
 from livemove.api import trust
@@ -67,6 +69,8 @@ class Host:
             lambda: self.settings, self.vms, self.journal, clock, self.client_to, self.follower.learn, self._own_offer
         )
         self.leftovers = Leftovers(lambda: self.settings, self.vms, self.journal, self._open_journeys)
+        self.overruled = Overruled(self.database, self.journal, self.client_to)
+        self.resolution = Resolution(settings.name, self.departures, self.arrivals, self.journal, self.overruled)
         self._context: ssl.SSLContext | None = None
         self._housekeeping: asyncio.Task[None] | None = None
         self._incoming_speed_bytes_per_s = 0
@@ -95,6 +99,7 @@ class Host:
             await host.departures.find_again()
             await host.vms.stop_powered_off()
             await host.leftovers.sweep()
+            host.overruled.start()
         except BaseException:
             await host.close()
             raise
@@ -111,6 +116,7 @@ class Host:
     async def close(self) -> None:
         await cancel_and_wait(self._housekeeping)
         await self.follower.close()
+        await self.overruled.close()
         await self.departures.close()
         await self.arrivals.close()
         await self.vms.close()

@@ -130,6 +130,11 @@ def make_router(host: Host) -> APIRouter:
         with around("destination.request", "abandon"):
             return await arrivals.abandon(journey, peer.name)
 
+    @router.post("/{journey}/overrule", status_code=204)
+    async def overrule(peer: Source, journey: str) -> None:
+        """The source took the VM back while this host was declared dead; refused when the VM runs here."""
+        await arrivals.overrule(journey, peer.name)
+
     @router.get("/{journey}/facts")
     async def facts(peer: Source, journey: str) -> DestinationFacts:
         """CPU time spent here and the VM's state, for the report; in the copy also the source's sign of life."""

@@ -7,11 +7,13 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Response
 
 from livemove.agent.console import read_console, type_on_console
+from livemove.agent.holdings import refuse_held
 from livemove.agent.host import Host
 from livemove.agent.tls_server import require_role
 from livemove.agent.vm_view import view_vm
 from livemove.api.client_identity import Peer
 from livemove.api.models import ConsoleChunk, ConsoleInput, DefineVm, VmList, VmView
+from livemove.api.resolution_models import DeclareDead, ResolutionView
 from livemove.base.errors import NotPermitted
 from livemove.hypervisor.definition import parse_definition
 from livemove.migration.model import IncomingPhase
@@ -68,7 +70,10 @@ def make_router(host: Host) -> APIRouter:
 
     @router.post("/{name}/start")
     async def start(peer: Operator, name: str) -> VmView:
-        """Freeze the definition and run it; a VM that runs stays as it is."""
+        """Freeze the definition and run it; a VM that runs stays as it is. Refused when another host says it has the VM."""
+        if vms.find_running(name) is None:
+            others = [other for other in host.cluster().hosts if other != host.settings.name]
+            await refuse_held(name, vms.records.get(name).uuid, others, host.client_to)
         await vms.start(name)
         return view(name)
 
@@ -88,6 +93,16 @@ def make_router(host: Host) -> APIRouter:
 
     for verb, command in _COMMANDS.items():
         add_command(verb, command)
+
+    @router.get("/{name}/resolution")
+    async def resolution(peer: Viewer, name: str) -> ResolutionView:
+        """What this host knows of a hand-over that is not resolved, and what it would do were the other host dead."""
+        return await host.resolution.look(name)
+
+    @router.post("/{name}/resolution")
+    async def declare_dead(peer: Operator, name: str, body: DeclareDead) -> ResolutionView:
+        """The operator's word that the other host is fenced; refused while that host answers."""
+        return await host.resolution.declare_dead(name, body, peer.name)
 
     @router.get("/{name}/console")
     async def console(peer: Viewer, name: str, offset: Annotated[int, Query(ge=-65536)] = 0) -> ConsoleChunk:

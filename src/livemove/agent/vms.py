@@ -345,6 +345,7 @@ class Vms(VmProcesses):
         assert record.frozen is not None and record.process is not None
         await processes.remove_cgroup(record.process.cgroup)
         await self.remove_taps(record.frozen, list(self.taps_of(record.frozen)))
+        self.remove_sockets(record.name)
         await self.records.put(stopped(record))
 
     async def stop_powered_off(self) -> None:

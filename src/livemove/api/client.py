@@ -52,6 +52,7 @@ from livemove.api.models import (
     VmList,
     VmView,
 )
+from livemove.api.resolution_models import DeclareDead, HoldingView, ResolutionView
 from livemove.base.errors import (
     UnknownJourney,
     UnknownVm,
@@ -87,9 +88,9 @@ class AgentClient(AgentConnection):
         """Remove it; what was removed, and with `kept` what could not be."""
         return (await self._ask(LeftoverList, "DELETE", "/leftovers", timeout_s=LONG_ANSWER_S)).leftovers
 
-    async def cluster(self) -> ClusterView:
+    async def cluster(self, *, timeout_s: float = trust.ANSWER_TIMEOUT_S) -> ClusterView:
         """The hosts that this one knows."""
-        return await self._ask(ClusterView, "GET", "/cluster")
+        return await self._ask(ClusterView, "GET", "/cluster", timeout_s=timeout_s)
 
     async def renew(self, request: RenewRequest) -> RenewAnswer:
         """A new certificate for the calling host, from the authority's host."""
@@ -139,6 +140,14 @@ class AgentClient(AgentConnection):
 
     async def type_on_console(self, name: str, text: str) -> None:
         await self._exchange("POST", _vm_path(name, "console"), ConsoleInput(text=text))
+
+    async def resolution(self, name: str) -> ResolutionView:
+        """What this host knows of an unresolved hand-over. Raises UnknownVm when there is none."""
+        return await self._ask(ResolutionView, "GET", _vm_path(name, "resolution"))
+
+    async def declare_dead(self, name: str, body: DeclareDead, *, timeout_s: float = LONG_ANSWER_S) -> ResolutionView:
+        """The word that the other host of an unresolved hand-over is fenced. Raises UnknownVm, Conflict."""
+        return await self._ask(ResolutionView, "POST", _vm_path(name, "resolution"), body, timeout_s=timeout_s)
 
     # Journeys ---------------------------------------------------------------------------------------------------------
 
@@ -243,6 +252,14 @@ class AgentClient(AgentConnection):
     async def abandon(self, journey: str, *, timeout_s: float = trust.ANSWER_TIMEOUT_S) -> OwnershipAnswer:
         """Have everything of the journey removed there, unless the destination owns the VM; its answer is binding."""
         return await self._ask(OwnershipAnswer, "POST", _incoming_path(journey, "abandon"), timeout_s=timeout_s)
+
+    async def overrule(self, journey: str, *, timeout_s: float = trust.ANSWER_TIMEOUT_S) -> None:
+        """Tell a host that was declared dead that the VM is the source's. Raises Conflict when it runs there."""
+        await self._exchange("POST", _incoming_path(journey, "overrule"), timeout_s=timeout_s)
+
+    async def holding(self, vm_uuid: str, *, timeout_s: float) -> HoldingView:
+        """Whether that host has the VM in a state in which it runs or may run."""
+        return await self._ask(HoldingView, "GET", f"/holdings/{quote(vm_uuid, safe='')}", timeout_s=timeout_s)
 
     async def facts(self, journey: str) -> DestinationFacts:
         """What the destination adds to the report."""

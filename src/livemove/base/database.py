@@ -40,6 +40,8 @@ CREATE TABLE IF NOT EXISTS events (
     event_id INTEGER, vm TEXT NOT NULL, vm_uuid TEXT NOT NULL, source TEXT NOT NULL, destination TEXT NOT NULL, text TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS events_journey ON events (journey, number);
 CREATE TABLE IF NOT EXISTS used_grants (id TEXT PRIMARY KEY, expires_wall_s REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS overruled (
+    journey TEXT PRIMARY KEY, host TEXT NOT NULL, vm TEXT NOT NULL, vm_uuid TEXT NOT NULL, person TEXT NOT NULL);
 """
 
 

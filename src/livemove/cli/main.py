@@ -21,6 +21,7 @@ from livemove.cli.demo_verb import demo
 from livemove.cli.gc_verb import gc
 from livemove.cli.migrate import migrate
 from livemove.cli.output import Usage, print_error
+from livemove.cli.resolve import resolve
 
 INTERRUPTED = 130
 _IDENTITY_VARIABLE = "LIVEMOVE_IDENTITY"  # api.client_identity has it too, and imports pydantic
@@ -64,6 +65,7 @@ def livemove(
 app.command("migrate")(migrate)
 app.command("status")(journeys.status)
 app.command("cancel")(journeys.cancel)
+app.command("resolve")(resolve)
 app.command("report")(journeys.report)
 app.command("events")(journeys.events)
 app.add_typer(vm_verbs.app, name="vm")

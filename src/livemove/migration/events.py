@@ -116,6 +116,17 @@ class DestinationSilent(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class DestinationDeclaredDead(Event):
+    """An operator gave the word that the destination, which is silent, is fenced and does not run the VM.
+
+    :param paused: the guest is not to be resumed.
+    """
+
+    by: str
+    paused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class DestinationAbandoned(Event):
     """The destination has forgotten the journey, or owns nothing and will find out by itself when it returns.
 

@@ -1,7 +1,8 @@
 """The rules of a journey at its destination.
 
 The destination answers requests of the source; each answer follows from what its journal says. Two sentences carry the
-safety: it owns the VM only after OWNED is durable, which only a GO in phase ARMED makes; and ABANDONED is durable, and its
+safety: it owns the VM only after OWNED is durable, which only a GO in phase ARMED makes, or an operator's word that the source
+is dead; and ABANDONED is durable, and its
 QEMU dead, before it ever answers "no", so that a GO that comes late makes no second VM.
 """
 
@@ -24,6 +25,7 @@ class Request(Enum):
     LISTEN = "listen"
     ARM = "arm"
     GO = "go"
+    TAKE = "take"
     CONTINUED = "continued"
     ABANDON = "abandon"
     QEMU_DIED = "qemu-died"
@@ -61,6 +63,7 @@ TRANSITIONS: dict[tuple[IncomingPhase, Request], IncomingPhase] = {
     (IncomingPhase.LISTENING, Request.ARM): IncomingPhase.ARMED,
     (IncomingPhase.ARMED, Request.ARM): IncomingPhase.ARMED,
     (IncomingPhase.ARMED, Request.GO): IncomingPhase.OWNED,
+    (IncomingPhase.ARMED, Request.TAKE): IncomingPhase.OWNED,
     (IncomingPhase.OWNED, Request.GO): IncomingPhase.OWNED,
     (IncomingPhase.SETTLED, Request.GO): IncomingPhase.SETTLED,
     (IncomingPhase.OWNED, Request.CONTINUED): IncomingPhase.SETTLED,

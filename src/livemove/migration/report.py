@@ -7,7 +7,8 @@ from dataclasses import asdict
 from typing import Literal
 
 from livemove.api.models import NegotiatedRow, ProgressView, ReportView
-from livemove.base.clock import wall_text
+from livemove.base.clock import Clock, wall_text
+from livemove.base.errors import by_code
 from livemove.migration.departure import DirectDeparture
 from livemove.migration.direct import PAGE_BYTES
 from livemove.migration.journal import Record
@@ -57,6 +58,19 @@ def make_report(
         verification=departure.verification,
         negotiated=[NegotiatedRow(**asdict(row)) for row in agreement.rows] if agreement else [],
         decisions=decisions, notes=findings.notes,
+    )  # fmt: skip
+
+
+def bare_report(record: Record, state: State, code: str, reason: str, clock: Clock) -> ReportView:
+    """The report of a journey whose agent and QEMU at the source are gone, and with them everything that was measured."""
+    now_s = clock.wall_s()
+    kind = by_code().get(code)
+    return ReportView(
+        id=record.id, vm=record.vm, vm_uuid=record.vm_uuid, source=record.source, destination=record.destination,
+        person=record.person, outcome=_OUTCOMES.get(state.phase, "failed"), owner=state.owner.value, code=code, reason=reason,
+        remedy=kind.remedy_text if kind else "", started=wall_text(record.started_wall_s), ended=wall_text(now_s), option="",
+        option_reason="", engine="direct", channels=0, compression="", tls=False, memory_bytes=0,
+        total_ms=max(0.0, round((now_s - record.started_wall_s) * 1e3, 2)),
     )  # fmt: skip
 
 

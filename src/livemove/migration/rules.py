@@ -29,6 +29,7 @@ TABLE: dict[tuple[Phase, type[Event]], Rule] = {}
 OBSERVATIONS = (
     on.ProgressSampled, on.GuestReset, on.GuestPanicked, on.GuestDiskFailed, on.GuestPoweredOff, on.UserPaused, on.UserResumed,
     on.SourceStopped, on.SourceQemuDied, on.CopyFailed, on.CopyCompleted,
+    on.DestinationDeclaredDead,
 )  # fmt: skip
 
 

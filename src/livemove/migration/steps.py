@@ -181,6 +181,16 @@ def _source_died_in_the_hand_over(state: State, event: Event) -> Result:
     return replace(state, source_gone=True), (do.Note(text, "error"),)
 
 
+@rule(Phase.UNRESOLVED, on.DestinationDeclaredDead, Phase.ABORTING, Phase.FAILED)
+def _declared_dead(state: State, event: Event) -> Result:
+    assert isinstance(event, on.DestinationDeclaredDead)
+    guest = GuestRun.PAUSED if event.paused and state.guest is GuestRun.RUNNING else state.guest
+    back = replace(state, owner=Owner.SOURCE, destination_made=False, guest=guest)
+    text = f"{event.by} declared the destination dead, which had not answered whether it took the VM."
+    state, commands = undo_all(back, Ending.FAILED, "journey-failed", text)
+    return state, (do.Note(text, "warning"), *commands)
+
+
 # Step 10 --------------------------------------------------------------------------------------------------------------
 
 

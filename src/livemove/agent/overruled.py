@@ -1,0 +1,92 @@
+"""Hosts that were declared dead must learn, when they come back, that a VM is no longer theirs.
+
+The word of an operator is on record until the host that was overruled has confirmed that it does not run the VM.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+from collections.abc import Callable
+
+from livemove.api.client import AgentClient
+from livemove.base.database import Database
+from livemove.base.errors import Conflict, LinkError, LivemoveError
+from livemove.base.tasks import cancel_and_wait, spawn
+from livemove.migration.journal import Journal, Record
+
+_log = logging.getLogger(__name__)
+
+TELL_INTERVAL_S = 5.0
+TELL_TIMEOUT_S = 5.0
+
+
+class Overruled:
+    """Tells every overruled destination, until it has heard."""
+
+    def __init__(self, database: Database, journal: Journal, client_to: Callable[[str], AgentClient]) -> None:
+        self._database = database
+        self._journal = journal
+        self._client_to = client_to
+        self._task: asyncio.Task[None] | None = None
+        self._complained: set[str] = set()
+
+    async def add(self, record: Record) -> None:
+        """Put it on record, durably, once the VM is this host's again."""
+
+        def work(db: sqlite3.Connection) -> None:
+            db.execute(
+                "INSERT OR REPLACE INTO overruled (journey, host, vm, vm_uuid, person) VALUES (?,?,?,?,?)",
+                (record.id, record.destination, record.vm, record.vm_uuid, record.person),
+            )
+
+        await self._database.run(work, durable=True)
+        self.start()
+
+    def start(self) -> None:
+        """Tell those that are on record; called at the agent's start and when one is added."""
+        if self._task is None or self._task.done():
+            self._task = spawn(self._tell(), name="tell overruled hosts")
+
+    async def close(self) -> None:
+        await cancel_and_wait(self._task)
+
+    async def _pending(self) -> list[sqlite3.Row]:
+        return await self._database.run(lambda db: db.execute("SELECT * FROM overruled").fetchall(), durable=False)
+
+    async def _tell(self) -> None:
+        while rows := await self._pending():
+            for row in rows:
+                if await self._tell_one(row):
+                    await self._forget(str(row["journey"]))
+            await asyncio.sleep(TELL_INTERVAL_S)
+
+    async def _forget(self, journey: str) -> None:
+        def work(db: sqlite3.Connection) -> None:
+            db.execute("DELETE FROM overruled WHERE journey=?", (journey,))
+
+        await self._database.run(work, durable=True)
+
+    async def _tell_one(self, row: sqlite3.Row) -> bool:
+        try:
+            async with self._client_to(row["host"]) as client:
+                await client.overrule(row["journey"], timeout_s=TELL_TIMEOUT_S)
+        except LinkError:
+            return False
+        except Conflict as error:
+            await self._complain(row, error)
+            return False
+        except LivemoveError as error:
+            _log.warning("%s was not told that VM %s is ours: %s", row["host"], row["vm"], error)
+            return False
+        return True
+
+    async def _complain(self, row: sqlite3.Row, error: LivemoveError) -> None:
+        """Once: the operator's word was wrong."""
+        if row["journey"] in self._complained:
+            return
+        self._complained.add(row["journey"])
+        _log.error("VM %s: %s", row["vm"], error)
+        record = Record(row["journey"], "source", row["vm"], row["vm_uuid"], "", row["host"], row["person"], 0.0, {})
+        await self._journal.add_event(record, error.message, level="error")
