@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from livemove.base.database import Database
-from livemove.base.errors import StateUnwritable
+from livemove.base.errors import StateDamaged, StateUnwritable
 
 
 async def test_a_failed_transaction_leaves_nothing(tmp_path: Path):
@@ -40,6 +40,6 @@ async def test_a_directory_that_cannot_be_written_is_named(tmp_path: Path):
 async def test_a_file_that_is_no_database_is_named(tmp_path: Path):
     (tmp_path / "x.db").write_bytes(b"rubbish" * 1000)
     database = Database(tmp_path / "x.db")
-    with pytest.raises(StateUnwritable):
+    with pytest.raises(StateDamaged):
         await database.open()
     await database.close()

@@ -277,10 +277,10 @@ class ArrivalEffects:
         self._forget(arrival.record.id)
 
     async def _kill(self, arrival: Arrival) -> None:
+        arrival.ended = True
         if arrival.running is not None:
             if arrival.running.watch is asyncio.current_task():
                 arrival.running.watch = None
-            arrival.ended = True
             await self._vms.discard(arrival.running)
         else:
             await self._vms.discard_orphan(arrival.record.vm, arrival.record.vm_uuid)

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from livemove.agent.asked import bandwidth_of, both_trust, contract_of, verify_of, wish_of
-from livemove.agent.last_events import tell_end
+from livemove.agent.last_events import keep_end
 from livemove.agent.leaving import LeavingVm
 from livemove.agent.recovery import Recovery
 from livemove.agent.room import check_room
@@ -272,8 +272,7 @@ class Departures:
                 now_wall_s=self._clock.wall_s(), memory_bytes=departure.effects.memory_bytes,
             )  # fmt: skip
             self.ended[report.outcome] = self.ended.get(report.outcome, 0) + 1
-            await tell_end(self._journal, record, report)
-            await self._journal.save_report(record, report)
+            await keep_end(self._journal, record, report)
             if report.outcome == "completed":
                 with contextlib.suppress(LivemoveError):
                     await departure.client.keep_report(record.id, report)

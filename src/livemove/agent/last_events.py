@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from livemove.api.models import ReportView
+from livemove.base.database import until_written
+from livemove.base.errors import StateUnwritable
 from livemove.migration.journal import Journal, Record
 
 #: Steps that make the VM's twin, and steps that send to it; their failures have event ids of their own.
@@ -32,3 +36,10 @@ async def tell_end(journal: Journal, record: Record, report: ReportView) -> None
         text = f"VM migration operation for {record.vm} failed at migration source {record.source}."
         await tell(record, text, level="error", event_id=21024)
         await tell(record, f"Live migration of {record.vm} failed: {report.reason}", level="error", event_id=21502)
+
+
+async def keep_end(journal: Journal, record: Record, report: ReportView) -> None:
+    """The last events and the report; returns when the report is on record, however long the disk is full."""
+    with contextlib.suppress(StateUnwritable):
+        await tell_end(journal, record, report)
+    await until_written(lambda: journal.save_report(record, report), f"The report of journey {record.id}")

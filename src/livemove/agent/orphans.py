@@ -49,7 +49,7 @@ def _sees(entry: Path, directory: Path) -> bool:
 
 
 def _cgroup_of(entry: Path) -> str | None:
-    for line in (entry / "cgroup").read_text().splitlines():
+    for line in (entry / "cgroup").read_text(errors="replace").splitlines():
         if line.startswith("0::") and "/livemove/" in line:
             for mount in ("/sys/fs/cgroup/unified", "/sys/fs/cgroup"):
                 path = Path(mount + line[3:])

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends
 
 from livemove.agent.grants import check_grant
 from livemove.agent.host import Host
+from livemove.agent.room import check_room
 from livemove.agent.tls_server import require_host
 from livemove.api.client_identity import Peer
 from livemove.api.incoming_models import (
@@ -48,6 +49,7 @@ def make_router(host: Host) -> APIRouter:
         if grant.vm_name != body.vm:
             raise NotPermitted("The grant is for another VM.")
         if not arrivals.knows(body.journey):
+            check_room(host.settings)
             place = arrivals.place(body.journey)
             if place:
                 return IncomingAnswer(phase="queued", place=place)

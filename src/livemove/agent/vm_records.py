@@ -6,10 +6,12 @@ import json
 import sqlite3
 from dataclasses import dataclass, replace
 
-from livemove.base.database import Database
+from livemove.base.database import Database, reading
 from livemove.base.errors import UnknownVm
 from livemove.hypervisor.frozen import FrozenVm
 from livemove.hypervisor.process import QemuProcess
+
+_COLUMNS = "name, uuid, definition, frozen, process, accelerator, moved_to, backing"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,7 @@ class VmRecords:
 
     async def load(self) -> None:
         def work(db: sqlite3.Connection) -> list[sqlite3.Row]:
-            return db.execute("SELECT * FROM vms ORDER BY name").fetchall()
+            return db.execute(f"SELECT {_COLUMNS} FROM vms ORDER BY name").fetchall()
 
         rows = await self._database.run(work, durable=False)
         self._records = {row["name"]: _record(row) for row in rows}
@@ -89,6 +91,14 @@ def stopped(record: VmRecord, *, moved_to: str = "") -> VmRecord:
 
 
 def _record(row: sqlite3.Row) -> VmRecord:
+    with reading(f"VM '{row['name']}'"):
+        return _vm_of(row)
+
+
+def _vm_of(row: sqlite3.Row) -> VmRecord:
+    texts = ("name", "uuid", "definition", "accelerator", "moved_to", "backing")
+    if not all(isinstance(row[column], str) for column in texts):
+        raise ValueError("it is not made of texts")
     return VmRecord(
         row["name"], row["uuid"], row["definition"],
         FrozenVm.model_validate_json(row["frozen"]) if row["frozen"] else None,

@@ -9,16 +9,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from livemove.base.errors import StateUnwritable
+from livemove.base.errors import LivemoveError, StateDamaged, StateUnwritable
 
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
+
+#: Number of the tables' form; a newer one may mean more than this version understands.
+FORMAT = 1
+#: What SQLite says of a file that is not what it wrote; Python itself says the rest (text that is none), without a code.
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_FORMAT)
 
 #: How often it is tried again to write what must be on record.
 UNWRITABLE_PAUSE_S = 2.0
@@ -43,6 +49,16 @@ CREATE TABLE IF NOT EXISTS used_grants (id TEXT PRIMARY KEY, expires_wall_s REAL
 CREATE TABLE IF NOT EXISTS overruled (
     journey TEXT PRIMARY KEY, host TEXT NOT NULL, vm TEXT NOT NULL, vm_uuid TEXT NOT NULL, person TEXT NOT NULL);
 """
+
+
+@contextmanager
+def reading(what: str) -> Iterator[None]:
+    """What is read back from the database inside is what was written. Raises StateDamaged naming `what`."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, RecursionError, LivemoveError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise StateDamaged(f"The record of {what} cannot be read: {reason[:300].rstrip('.')}.") from error
 
 
 async def until_written(write: Callable[[], Awaitable[T]], what: str) -> T:
@@ -78,9 +94,12 @@ class Database:
         self._connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
         self._connection.row_factory = sqlite3.Row
         self._connection.execute("PRAGMA journal_mode=WAL")
+        written_by = self._connection.execute("PRAGMA user_version").fetchone()[0]
+        if written_by > FORMAT:
+            raise StateDamaged(f"{self.path} has format {written_by}, and this version of livemove knows {FORMAT}.")
         self._connection.executescript(_SCHEMA)
         # a first write now, so that a full or read-only disk is known before any VM is touched
-        self._connection.execute("PRAGMA user_version=1")
+        self._connection.execute(f"PRAGMA user_version={FORMAT}")
 
     async def run(self, work: Callable[[sqlite3.Connection], T], *, durable: bool) -> T:
         """Carry out `work` in one transaction; with `durable` it has reached the disk when this returns."""
@@ -113,5 +132,10 @@ class Database:
     async def _in_thread(self, work: Callable[[], T]) -> T:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-        except (sqlite3.OperationalError, sqlite3.DatabaseError, OSError) as error:
+        except sqlite3.DatabaseError as error:
+            damaged = error.sqlite_errorcode in _DAMAGED if hasattr(error, "sqlite_errorcode") else True
+            if damaged:
+                raise StateDamaged(f"{self.path} cannot be read: {error}.") from error
+            raise StateUnwritable(f"{self.path} cannot be written: {error}.") from error
+        except OSError as error:
             raise StateUnwritable(f"{self.path} cannot be written: {error}.") from error

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import tomlkit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from tomlkit.exceptions import TOMLKitError
 
 from livemove.base.errors import BadSetting, LivemoveError
 from livemove.base.units import parse_duration, parse_rate, parse_size
@@ -195,10 +196,14 @@ def change_settings(path: Path, changes: dict[str, str]) -> HostSettings:
 
     Nothing is written unless the whole file is valid afterwards. Raises BadSetting.
     """
+    load_settings(path)  # what is there already must be valid, else nobody knows what the change would mean
     document = tomlkit.parse(path.read_text()) if path.exists() else tomlkit.document()
-    for name, text in changes.items():
-        document[name] = _typed(name, text)
-    rendered = tomlkit.dumps(document)
+    try:
+        for name, text in changes.items():
+            document[name] = _typed(name, text)
+        rendered = tomlkit.dumps(document)
+    except (TOMLKitError, ValueError) as error:
+        raise BadSetting(f"A new value cannot be written as TOML: {error}.") from error
     settings = parse_settings(rendered, origin="the changed settings")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".new")

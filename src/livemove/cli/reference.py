@@ -99,7 +99,7 @@ def errors_markdown() -> str:
         "# Errors",
         "",
         "Every error has a code, an exit code of its own and a remedy; one that is told may come with a more exact "
-        "remedy. Errors 10 to 19 are the command's, 20 to 34 the hosts', 40 to 42 the network's, 50 to 52 QEMU's or the "
+        "remedy. Errors 10 to 19 are the command's, 20 to 35 the hosts', 40 to 42 the network's, 50 to 52 QEMU's or the "
         "other agent's, and 60 to 63 the ends of a journey that did not move the VM.",
         _GENERATED,
         "",

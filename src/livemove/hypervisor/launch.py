@@ -17,6 +17,7 @@ import hashlib
 import logging
 import os
 import pwd
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -173,8 +174,10 @@ def cgroup2_mount(mountinfo: str) -> Path | None:
     """Where cgroup2 is mounted, from the text of ``/proc/self/mountinfo``; None when it is not."""
     for line in mountinfo.splitlines():
         place, _, kind = line.partition(" - ")
-        if kind.startswith("cgroup2 "):
-            return Path(place.split()[4].encode().decode("unicode_escape"))
+        fields = place.split()
+        if kind.startswith("cgroup2 ") and len(fields) > 4:
+            # the kernel writes space, tab, newline and backslash as octal numbers
+            return Path(re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8) & 0x7F), fields[4]))
     return None
 
 
@@ -183,7 +186,7 @@ def cgroup_of(name: str, run_dir: Path) -> Path | None:
 
     Its name holds a digest of `run_dir`, because two agents on one machine (a lab) may both have a VM of that name.
     """
-    mount = cgroup2_mount(Path("/proc/self/mountinfo").read_text())
+    mount = cgroup2_mount(Path("/proc/self/mountinfo").read_text(errors="surrogateescape"))
     digest = hashlib.sha256(os.fsencode(run_dir.resolve())).hexdigest()[:8]
     return mount / "livemove" / f"vm-{name}-{digest}" if mount is not None else None
 

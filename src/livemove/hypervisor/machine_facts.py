@@ -20,10 +20,11 @@ def memory_total_bytes(meminfo: Path = MEMINFO) -> int:
 
 
 def _meminfo_bytes(key: str, meminfo: Path) -> int:
-    for line in meminfo.read_text().splitlines():
+    for line in meminfo.read_text(errors="replace").splitlines():
         name, _, value = line.partition(":")
-        if name == key:
-            return int(value.split()[0]) * 1024
+        number = value.strip().partition(" ")[0]
+        if name == key and number.isascii() and number.isdigit() and len(number) < 20:
+            return int(number) * 1024
     return 0
 
 

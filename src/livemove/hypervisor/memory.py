@@ -90,7 +90,7 @@ async def populate(
 def describe_backing(process: QemuProcess, frozen: FrozenVm) -> str:
     """What kind of pages the guest's memory got, as a sentence with the reason. Raises QemuGone."""
     try:
-        smaps = Path(f"/proc/{process.pid}/smaps").read_text()
+        smaps = Path(f"/proc/{process.pid}/smaps").read_text(errors="replace")
         memfd = memfd_path(process, frozen)
         allocated_bytes = memfd.stat().st_blocks * 512 if memfd is not None else None
     except (FileNotFoundError, ProcessLookupError) as error:
@@ -143,10 +143,16 @@ def _guest_pages_bytes(smaps: str, frozen: FrozenVm) -> tuple[int, int]:
         elif inside:
             key, _, value = line.partition(":")
             if key == "Rss":
-                present += int(value.split()[0]) * KIB
+                present += _number(value) * KIB
             elif key in ("AnonHugePages", "ShmemPmdMapped", "Shared_Hugetlb", "Private_Hugetlb"):
-                huge += int(value.split()[0]) * KIB
+                huge += _number(value) * KIB
     return present, huge
+
+
+def _number(value: str) -> int:
+    """Of ``  12 kB``; 0 where there is none."""
+    text = value.strip().partition(" ")[0]
+    return int(text) if re.fullmatch(r"[0-9]{1,18}", text) else 0
 
 
 def _chosen(path: Path) -> str:

@@ -44,7 +44,7 @@ class QemuProcess:
         try:
             cgroup, unit = data.get("cgroup"), data.get("unit")
             return cls(str(data["name"]), int(data["pid"]), int(data["start_ticks"]), cgroup, unit)
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             raise Bug(f"This describes no QEMU process: {data!r:.200}.") from error
 
 

@@ -183,7 +183,7 @@ class Monitor:
             raise Bug(f"The arguments of '{command}' for {self.name} are no JSON: {error}.") from error
         try:
             async with asyncio.timeout(timeout_s):
-                return await self._client.execute(command, arguments)
+                answer = await self._client.execute(command, arguments)
         except TimeoutError as error:
             raise QemuSilent(
                 f"QEMU of {self.name} did not answer '{command}' within {timeout_s:g} s; whether it was carried out is not known."
@@ -200,6 +200,9 @@ class Monitor:
             if self._client.runstate != Runstate.RUNNING:
                 raise QemuGone(f"There is no connection to QEMU of {self.name} for '{command}'.") from error
             raise QemuFailed(f"QEMU of {self.name} gave no valid answer to '{command}'.") from error
+        if not is_answer(command, answer):
+            raise QemuFailed(f"QEMU of {self.name} gave an answer to '{command}' that is none: {answer!r:.200}")
+        return answer
 
     def events(self, *names: str) -> Subscription:
         """The events from now on; all of them, or those named, and :data:`MONITOR_CLOSED` in any case."""
@@ -272,6 +275,34 @@ class Monitor:
                 _log.exception("a listener to the events of %s failed at %s", self.name, event.name)
         for subscription in tuple(self._subscriptions):
             subscription._offer(event)
+
+
+_COUNTERS = ("total", "remaining", "transferred", "normal", "duplicate", "dirty-sync-count")
+
+
+def is_answer(command: str, answer: object) -> bool:
+    """Whether it has what livemove reads of the answers that decide about a VM; other commands' answers always have."""
+    match command, answer:
+        case "query-status", {"status": str(), "running": bool()}:
+            return True
+        case "query-migrate", dict():
+            ram, reasons = answer.get("ram", {}), answer.get("blocked-reasons", [])
+            numbers = [
+                answer.get(name) for name in ("setup-time", "downtime", "cpu-throttle-percentage") if name in answer
+            ]
+            if isinstance(ram, dict) and ram:
+                numbers += [ram.get(name) for name in _COUNTERS] + [ram.get("dirty-pages-rate", 0)]
+            return isinstance(ram, dict) and isinstance(reasons, list) and all(map(_is_number, numbers))
+        case "query-migrate-capabilities", list():
+            return all(isinstance(item, dict) and isinstance(item.get("capability"), str) for item in answer)
+        case (("query-status" | "query-migrate" | "query-migrate-capabilities"), _):
+            return False
+    return True
+
+
+def _is_number(value: object) -> bool:
+    # JSON of Python knows NaN and endless integers, and QEMU has neither
+    return isinstance(value, int | float) and not isinstance(value, bool) and -(2.0**64) < value < 2.0**64
 
 
 def _stamp_s(stamp: object) -> float:

@@ -7,22 +7,29 @@ whole state; every change is also a line of the journal, for people.
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
 
 from livemove.api.models import EventView, ReportView
 from livemove.base.clock import Clock, wall_text
-from livemove.base.database import Database
+from livemove.base.database import Database, reading
 from livemove.base.errors import UnknownJourney
 from livemove.base.fault_points import around
 from livemove.migration.model import Incoming, State
 from livemove.migration.points import GRANT
 
 SOURCE, DESTINATION = "source", "destination"
+
+_COLUMNS = "id, role, vm, vm_uuid, source, destination, person, started_wall_s, request, phase, state, open, report"
+
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 _states: TypeAdapter[State] = TypeAdapter(State)
 _incomings: TypeAdapter[Incoming] = TypeAdapter(Incoming)
@@ -115,20 +122,22 @@ class Journal:
 
     async def open_outgoing(self) -> list[tuple[Record, State]]:
         """Journeys from here that have not ended."""
-        return [(record, _states.validate_json(text)) for record, text in await self._open(SOURCE)]
+        return [(record, _state(_states, record, text)) for record, text in await self._open(SOURCE)]
 
     async def open_incoming(self) -> list[tuple[Record, Incoming]]:
         """Journeys to here that are not closed."""
-        return [(record, _incomings.validate_json(text)) for record, text in await self._open(DESTINATION)]
+        return [(record, _state(_incomings, record, text)) for record, text in await self._open(DESTINATION)]
 
     async def incoming(self, journey: str) -> tuple[Record, Incoming] | None:
         """What is on record of a journey to here, open or not."""
 
         def work(db: sqlite3.Connection) -> list[sqlite3.Row]:
-            return db.execute("SELECT * FROM journeys WHERE id=? AND role=?", (journey, DESTINATION)).fetchall()
+            return db.execute(
+                f"SELECT {_COLUMNS} FROM journeys WHERE id=? AND role=?", (journey, DESTINATION)
+            ).fetchall()
 
         rows = await self._database.run(work, durable=False)
-        return (_record(rows[0]), _incomings.validate_json(rows[0]["state"])) if rows else None
+        return (_record(rows[0]), _state(_incomings, _record(rows[0]), rows[0]["state"])) if rows else None
 
     async def traces(self) -> list[JourneyTrace]:
         """All journeys of the history, open and ended, in either role."""
@@ -141,7 +150,7 @@ class Journal:
     async def _open(self, role: str) -> list[tuple[Record, str]]:
         def work(db: sqlite3.Connection) -> list[sqlite3.Row]:
             return db.execute(
-                "SELECT * FROM journeys WHERE open=1 AND role=? ORDER BY started_wall_s", (role,)
+                f"SELECT {_COLUMNS} FROM journeys WHERE open=1 AND role=? ORDER BY started_wall_s", (role,)
             ).fetchall()
 
         return [(_record(row), row["state"]) for row in await self._database.run(work, durable=False)]
@@ -150,7 +159,9 @@ class Journal:
         """The story of a journey, oldest first."""
 
         def work(db: sqlite3.Connection) -> list[str]:
-            rows = db.execute("SELECT * FROM journal WHERE journey=? ORDER BY number", (journey,)).fetchall()
+            rows = db.execute(
+                "SELECT wall_s, role, phase, cause FROM journal WHERE journey=? ORDER BY number", (journey,)
+            ).fetchall()
             return [f"{wall_text(row['wall_s'])} {row['role']} {row['phase']}: {row['cause']}" for row in rows]
 
         return await self._database.run(work, durable=False)
@@ -208,7 +219,7 @@ class Journal:
             ).fetchall()
             return [row["report"] for row in rows]
 
-        return [ReportView.model_validate_json(text) for text in await self._database.run(work, durable=False)]
+        return [found for text in await self._database.run(work, durable=False) if (found := _report(text)) is not None]
 
     async def newest_id(self, journey_or_vm: str) -> str | None:
         """The id of the newest journey of that id or VM, in either role; None when there is none."""
@@ -268,12 +279,31 @@ class Journal:
             return await self._database.run(work, durable=True)
 
 
+def _report(text: str) -> ReportView | None:
+    """A report of the history; one of another version is left out."""
+    try:
+        return ReportView.model_validate_json(text)
+    except ValueError as error:
+        _log.warning("a report of the history cannot be read and is left out: %s", str(error).splitlines()[0])
+        return None
+
+
 def _dump(state: State | Incoming) -> str:
     return (_states.dump_json(state) if isinstance(state, State) else _incomings.dump_json(state)).decode()
 
 
 def _record(row: sqlite3.Row) -> Record:
-    return Record(
-        row["id"], row["role"], row["vm"], row["vm_uuid"], row["source"], row["destination"], row["person"],
-        row["started_wall_s"], json.loads(row["request"]),
-    )  # fmt: skip
+    with reading(f"journey {row['id']} of VM '{row['vm']}'"):
+        found = Record(
+            row["id"], row["role"], row["vm"], row["vm_uuid"], row["source"], row["destination"], row["person"],
+            float(row["started_wall_s"]), json.loads(row["request"]),
+        )  # fmt: skip
+        texts = (found.id, found.role, found.vm, found.vm_uuid, found.source, found.destination, found.person)
+        if not all(isinstance(text, str) for text in texts) or not isinstance(found.request, dict):
+            raise ValueError("it is not made of texts")
+        return found
+
+
+def _state(kind: TypeAdapter[T], record: Record, text: str) -> T:
+    with reading(f"journey {record.id} of VM '{record.vm}'"):
+        return kind.validate_json(text)

@@ -121,9 +121,9 @@ class JourneyRunner:
         )
         try:
             with around("source.journal", cause):
-                if state.owner is Owner.DESTINATION:
-                    # the VM runs there: it may not be started here, so nothing follows before that is on record
-                    await until_written(save, f"Journey {self.record.id}: that {self.record.destination} owns the VM")
+                if state.owner is Owner.DESTINATION or state.phase.terminal:
+                    # nobody may start or move the VM here before it is on record where it went, or that nothing goes on
+                    await until_written(save, f"Journey {self.record.id}, {state.phase.value}")
                 else:
                     await save()
         except LivemoveError as error:

@@ -56,6 +56,7 @@ from livemove.base.errors.operator import (
     PolicyRefused,
     PortClosed,
     QemuTooOld,
+    StateDamaged,
     StateUnwritable,
     UnsafeDisk,
 )
@@ -111,6 +112,7 @@ __all__ = [
     "QemuGone",
     "QemuTooOld",
     "SameHost",
+    "StateDamaged",
     "StateUnwritable",
     "UnknownHost",
     "UnknownJourney",

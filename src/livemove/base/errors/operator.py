@@ -133,3 +133,13 @@ class StateUnwritable(OperatorError):
     """The agent's state directory cannot be written: disk full or read-only."""
 
     code, exit_code, remedy_text = "state-unwritable", 34, "Free space in the state directory or mount it writable."
+
+
+class StateDamaged(OperatorError):
+    """What the agent has on record cannot be read: damaged, or written by a newer version. It starts nothing then."""
+
+    code, exit_code, remedy_text = (
+        "state-damaged",
+        35,
+        "Install the version of livemove that wrote it, or put a copy of the database in its place; running VMs run on.",
+    )
