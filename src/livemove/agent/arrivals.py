@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import pwd
 import time
 from collections.abc import Callable
@@ -27,7 +28,7 @@ from livemove.api.incoming_models import (
     OwnershipAnswer,
 )
 from livemove.base.clock import Clock
-from livemove.base.errors import Conflict, NotPermitted, PeerViolation, UnknownJourney
+from livemove.base.errors import Conflict, MissingPrerequisite, NotPermitted, PeerViolation, UnknownJourney
 from livemove.base.fault_points import around
 from livemove.base.settings import HostSettings
 from livemove.base.tasks import cancel_and_wait, spawn
@@ -37,6 +38,8 @@ from livemove.migration.incoming import Effect, RefusedRequest, Request
 from livemove.migration.journal import DESTINATION, Journal, Record
 from livemove.migration.model import Incoming, IncomingPhase
 from livemove.migration.receiving import LoadedWatch, PortProbe, admit_only, listen_in_qemu, remove_filter
+
+_log = logging.getLogger(__name__)
 
 #: Capabilities and parameters a source may set in our QEMU; everything else is the peer's violation.
 _CAPABILITIES = frozenset({"events", "return-path", "late-block-activate", "multifd", "auto-converge"})
@@ -177,7 +180,7 @@ class Arrivals:
             )
 
     async def listen(self, journey: str, source: str, asked: AskListen) -> ListenAnswer:
-        """Step 5: our listener makes room and QEMU listens, with the key of this journey or behind a packet filter."""
+        """Step 5: our listener makes room and QEMU listens, behind a packet filter, with the key of this journey."""
         if not set(asked.capabilities) <= _CAPABILITIES or not set(asked.parameters) <= _PARAMETERS:
             raise PeerViolation("The source asked for a capability or parameter that a journey does not use.")
         arrival = self._get(journey, source)
@@ -187,9 +190,14 @@ class Arrivals:
             monitor = arrival.running.monitor
             settings = self._settings()
             await arrival.probe.close()
-            if not asked.psk_hex:
-                arrival.filtered = True
-                await admit_only(journey, asked.source_address, arrival.port)
+            arrival.filtered = True
+            try:
+                # where the probe came from is what this host sees of the source, whatever lies between them
+                await admit_only(journey, arrival.probe.source or asked.source_address, arrival.port)
+            except MissingPrerequisite as error:
+                if not asked.psk_hex:
+                    raise
+                _log.warning("the migration port is open to strangers, who may disturb the journey: %s", error.message)
             arrival.loaded = LoadedWatch(monitor)
             await configure_qemu(
                 monitor, tuple(asked.capabilities), dict(asked.parameters), psk_hex=asked.psk_hex,

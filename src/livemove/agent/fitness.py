@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from fnmatch import fnmatch
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from livemove.agent.paths import check_paths
 from livemove.agent.room import check_room
 from livemove.agent.vms import Vms
 from livemove.base.errors import (
@@ -96,12 +96,8 @@ def _check_name(frozen: FrozenVm, vms: Vms, host: str) -> None:
 
 def _check_policy(frozen: FrozenVm, settings: HostSettings) -> None:
     host = settings.name
-    for path in frozen.files:
-        clean = os.path.normpath(path)
-        if not any(Path(clean).is_relative_to(allowed) for allowed in settings.allowed_disk_dirs):
-            raise PolicyRefused(
-                f"{path} is outside the directories that {host} allows ('allowed_disk_dirs').", where=host
-            )
+    images = [disk.path for disk in frozen.disks if disk.format == "qcow2"]
+    check_paths(frozen.files, images, settings.allowed_disk_dirs, host)
     for nic in frozen.nics:
         if nic.bridge and not any(fnmatch(nic.bridge, pattern) for pattern in settings.allowed_bridges):
             raise PolicyRefused(f"Bridge '{nic.bridge}' is not among 'allowed_bridges' of {host}.", where=host)

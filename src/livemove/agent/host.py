@@ -18,6 +18,7 @@ from livemove.agent.identity import host_identity_dir
 from livemove.agent.leftovers import PROBE_DIR, Leftovers
 from livemove.agent.membership import Membership
 from livemove.agent.overruled import Overruled
+from livemove.agent.privacy import keep_private
 from livemove.agent.refusals import Refusals
 from livemove.agent.resolution import Resolution
 from livemove.agent.vm_records import VmRecords
@@ -82,6 +83,7 @@ class Host:
         Raises BadSetting, NoIdentity, MissingPrerequisite, QemuTooOld, StateUnwritable.
         """
         settings = load_settings(config)
+        keep_private(settings.state_dir)
         facts = await probe_qemu(
             settings.qemu,
             settings.accelerator,

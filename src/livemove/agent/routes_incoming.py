@@ -31,9 +31,11 @@ from livemove.api.incoming_models import (
     PiecesAnswer,
 )
 from livemove.api.models import ReportView
-from livemove.base.errors import NotPermitted
+from livemove.base.errors import AgentBusy, NotPermitted
 from livemove.base.fault_points import around
 
+#: A host that re-uses one grant under many names must not fill the queue; far more than a drained rack.
+MAX_WAITING = 256
 Source = Annotated[Peer, Depends(require_host())]
 
 
@@ -50,6 +52,9 @@ def make_router(host: Host) -> APIRouter:
             raise NotPermitted("The grant is for another VM.")
         if not arrivals.knows(body.journey):
             check_room(host.settings)
+            waiting = arrivals.queue.waiting
+            if len(waiting) >= MAX_WAITING and body.journey not in waiting:
+                raise AgentBusy(f"{len(waiting)} journeys wait for a slot on '{host.settings.name}'.")
             place = arrivals.place(body.journey)
             if place:
                 return IncomingAnswer(phase="queued", place=place)
@@ -80,7 +85,7 @@ def make_router(host: Host) -> APIRouter:
 
     @router.post("/{journey}/listen")
     async def listen(peer: Source, journey: str, body: AskListen) -> ListenAnswer:
-        """Step 5: our listener leaves the port and QEMU takes it, with the journey's key or behind a packet filter."""
+        """Step 5: our listener leaves the port and QEMU takes it, behind a packet filter, with the journey's key."""
         with around("destination.request", "listen"):
             return await arrivals.listen(journey, peer.name, body)
 

@@ -23,10 +23,11 @@ from livemove.api.models import (
     ReportView,
 )
 from livemove.base.clock import wall_text
-from livemove.base.errors import UnknownJourney
+from livemove.base.errors import AgentBusy, UnknownJourney
 from livemove.migration.journal import Record
 from livemove.migration.model import IncomingPhase
 
+MAX_WAITING = 256
 Viewer = Annotated[Peer, Depends(require_role("viewer"))]
 Operator = Annotated[Peer, Depends(require_role("operator"))]
 
@@ -56,6 +57,8 @@ def make_router(host: Host) -> APIRouter:
     @router.post("/journeys")
     async def start(peer: Operator, body: AskJourney) -> JourneyView:
         """Begin a journey; a VM with extra QEMU arguments needs the role admin."""
+        if len(departures.queue.waiting) >= MAX_WAITING:
+            raise AgentBusy(f"{MAX_WAITING} journeys wait for a slot on '{host.settings.name}'.")
         return await departures.start(body, peer.name, peer.role.value)
 
     @router.get("/journeys")

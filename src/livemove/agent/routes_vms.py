@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Response
@@ -9,24 +10,32 @@ from fastapi import APIRouter, Depends, Query, Response
 from livemove.agent.console import read_console, type_on_console
 from livemove.agent.holdings import refuse_held
 from livemove.agent.host import Host
+from livemove.agent.paths import check_definition
 from livemove.agent.tls_server import require_role
 from livemove.agent.vm_view import view_vm
-from livemove.api.client_identity import Peer
+from livemove.api.client_identity import Peer, Role
 from livemove.api.models import ConsoleChunk, ConsoleInput, DefineVm, VmList, VmView
 from livemove.api.resolution_models import DeclareDead, ResolutionView
-from livemove.base.errors import NotPermitted
-from livemove.hypervisor.definition import parse_definition
+from livemove.base.errors import Conflict, NotPermitted
+from livemove.hypervisor.definition import Definition, parse_definition
 from livemove.migration.model import IncomingPhase
 
 Viewer = Annotated[Peer, Depends(require_role("viewer"))]
 Operator = Annotated[Peer, Depends(require_role("operator"))]
 
+#: Beyond what a host could run; a bound for whoever defines and never starts.
+MAX_VMS = 1024
 _COMMANDS = {"pause": "stop", "resume": "cont", "reset": "system_reset"}
 
 
 def make_router(host: Host) -> APIRouter:
     router = APIRouter(prefix="/vms")
     vms = host.vms
+
+    async def judge(peer: Peer, definition: Definition) -> None:
+        """An operator's VM uses files of the allowed directories only; an admin is told nothing of the kind."""
+        if peer.role is not Role.ADMIN:
+            await asyncio.to_thread(check_definition, definition, host.settings.allowed_disk_dirs, host.settings.name)
 
     def view(name: str) -> VmView:
         return view_vm(vms, vms.records.get(name), host.settings.name)
@@ -52,9 +61,13 @@ def make_router(host: Host) -> APIRouter:
 
     @router.post("")
     async def define(peer: Operator, body: DefineVm) -> VmView:
-        """Store a definition for the VM's next start; extra QEMU arguments need the role admin."""
-        if parse_definition(body.text).extra_arguments and peer.role != "admin":
+        """Store a definition for the VM's next start; extra QEMU arguments and files elsewhere need the role admin."""
+        definition = parse_definition(body.text)
+        if definition.extra_arguments and peer.role is not Role.ADMIN:
             raise NotPermitted("A definition with extra QEMU arguments needs the role admin.")
+        await judge(peer, definition)
+        if len(vms.records.all()) >= MAX_VMS and vms.records.find(definition.name) is None:
+            raise Conflict(f"This host has {MAX_VMS} VMs on record.", remedy="Remove some with 'livemove vm remove'.")
         return view((await vms.define(body.text)).name)
 
     @router.get("/{name}")
@@ -74,6 +87,7 @@ def make_router(host: Host) -> APIRouter:
         if vms.find_running(name) is None:
             others = [other for other in host.cluster().hosts if other != host.settings.name]
             await refuse_held(name, vms.records.get(name).uuid, others, host.client_to)
+        await judge(peer, parse_definition(vms.records.get(name).definition))
         await vms.start(name)
         return view(name)
 

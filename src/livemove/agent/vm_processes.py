@@ -61,7 +61,9 @@ class VmProcesses:
                 name = tap_name(frozen.name, frozen.uuid, index)
                 await asyncio.to_thread(make_tap, name, nic.bridge, owner_uid=owner)
                 taps.append(name)
-            place = Place(run_dir, self.facts.accelerator, tuple(taps), Path("/dev/vhost-net").exists())
+            place = Place(
+                run_dir, self.facts.accelerator, tuple(taps), Path("/dev/vhost-net").exists(), self.facts.has_sandbox
+            )
             argv = command_line(frozen, place, qemu=self.facts.path, incoming=incoming)
             process = await launch(frozen.name, argv, run_dir, user=settings.qemu_user)
             try:

@@ -6,17 +6,17 @@ from typing import Annotated
 
 from pydantic import Field
 
-from livemove.api.models import Document, Id, Model, Name, Token
+from livemove.api.models import Document, Id, Model, Name, Text, Token, Word
 
 
 class OfferBody(Model):
     """policy.transport.Offer on the wire."""
 
     version: tuple[int, int, int]
-    accelerator: str
-    capabilities: Annotated[list[str], Field(max_length=256)]
-    parameters: Annotated[list[str], Field(max_length=256)]
-    compressions: Annotated[list[str], Field(max_length=32)]
+    accelerator: Word
+    capabilities: Annotated[list[Word], Field(max_length=256)]
+    parameters: Annotated[list[Word], Field(max_length=256)]
+    compressions: Annotated[list[Word], Field(max_length=32)]
     tls_psk: bool
     cores: int
     idle_cores: float
@@ -44,7 +44,7 @@ class AskFitness(Model):
 
     frozen: Document
     definition: Document
-    source_accelerator: str
+    source_accelerator: Word
 
 
 class FitnessAnswer(Model):
@@ -52,8 +52,8 @@ class FitnessAnswer(Model):
 
     offer: OfferBody
     migration_address: str
-    trusted_networks: list[str]
-    notes: tuple[str, ...] = ()
+    trusted_networks: Annotated[list[Word], Field(max_length=256)]
+    notes: Annotated[tuple[Text, ...], Field(max_length=64)] = ()
 
 
 class BuildAnswer(Model):
@@ -67,8 +67,8 @@ class BuildAnswer(Model):
 class AskListen(Model):
     """What the destination's QEMU is set to, and the key of this journey (empty: no TLS)."""
 
-    capabilities: Annotated[list[str], Field(max_length=64)]
-    parameters: dict[Annotated[str, Field(max_length=64)], int | str | bool]
+    capabilities: Annotated[list[Word], Field(max_length=64)]
+    parameters: Annotated[dict[Word, int | Word | bool], Field(max_length=32)]
     psk_hex: Annotated[str, Field(max_length=128)]
     source_address: Annotated[str, Field(max_length=64)]
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 Name = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 Id = Annotated[str, Field(min_length=4, max_length=64, pattern=r"^[A-Za-z0-9-]+$")]
 Text = Annotated[str, Field(max_length=4096)]
+Word = Annotated[str, Field(max_length=128)]
 Document = Annotated[str, Field(max_length=262_144)]
 Token = Annotated[str, Field(max_length=8192)]
 
@@ -109,7 +110,7 @@ class HostView(Model):
 class ChangeSettings(Model):
     """New values by setting name, as typed."""
 
-    changes: dict[Annotated[str, Field(max_length=64)], Text]
+    changes: Annotated[dict[Word, Text], Field(min_length=1, max_length=64)]
 
 
 class LeftoverView(Model):
@@ -342,8 +343,8 @@ class ReportView(Model):
     downtime_qemu_ms: float | None = None
     downtime_ms: float | None = None
     downtime_client_ms: float | None = None
-    blackout_parts_ms: dict[str, float] = {}
-    steps: list[StepView] = []
+    blackout_parts_ms: Annotated[dict[Word, float], Field(max_length=64)] = {}
+    steps: Annotated[list[StepView], Field(max_length=32)] = []
     rounds: int = 0
     wire_bytes: int = 0
     ram_bytes: int = 0
@@ -356,9 +357,9 @@ class ReportView(Model):
     throttled_percent: int = 0
     arrived_as: str = ""
     verification: VerificationView | None = None
-    negotiated: list[NegotiatedRow] = []
-    decisions: list[str] = []
-    notes: list[str] = []
+    negotiated: Annotated[list[NegotiatedRow], Field(max_length=256)] = []
+    decisions: Annotated[list[Text], Field(max_length=2000)] = []
+    notes: Annotated[list[Text], Field(max_length=2000)] = []
 
 
 class ReportList(Model):

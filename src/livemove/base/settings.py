@@ -93,7 +93,9 @@ class HostSettings(BaseModel):
     )
     prepare_timeout: str = Field("60s", description="Longest time for the steps before the copy.")
     allowed_disk_dirs: tuple[str, ...] = Field(
-        ("/",), description="Directories in which disks, kernels and firmware of VMs that arrive here may lie."
+        ("/",),
+        description="Directories in which disks, kernels and firmware of VMs may lie that arrive here, or that operators "
+        "define or start here; links and images behind images are followed. Admins may name files elsewhere.",
     )
     allowed_bridges: tuple[str, ...] = Field(
         ("*",), description="Bridges that VMs arriving here may be attached to; * admits all."

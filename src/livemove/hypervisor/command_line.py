@@ -34,12 +34,14 @@ class Place:
     :param accelerator: ``kvm`` or ``tcg``.
     :param taps: names of the tap devices, one for each network card, in order.
     :param vhost: whether the kernel carries the packets of virtio cards (``/dev/vhost-net`` is there).
+    :param sandbox: whether QEMU and kernel have seccomp.
     """
 
     run_dir: Path
     accelerator: str
     taps: tuple[str, ...]
     vhost: bool
+    sandbox: bool = True
 
 
 def command_line(frozen: FrozenVm, place: Place, *, qemu: str, incoming: bool) -> list[str]:
@@ -70,7 +72,8 @@ def _process(frozen: FrozenVm, place: Place) -> list[str]:
     arguments = ["-name", f"{frozen.name},debug-threads=on", "-uuid", frozen.uuid]
     arguments += ["-no-user-config", "-nodefaults", "-display", "none", "-msg", "timestamp=on"]
     # QEMU needs none of these calls once it runs, and a guest that broke into it would. VFIO works under the filter too.
-    arguments += ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny"]
+    if place.sandbox:
+        arguments += ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny"]
     arguments += [
         "-chardev",
         f"socket,id=qmp,path={_escaped(qmp)},server=on,wait=off",

@@ -134,7 +134,7 @@ _JOIN_AND_EXEC = 'umask 077; if [ -n "$1" ]; then echo $$ >"$1/cgroup.procs" || 
 
 def _start_detached(name: str, argv: list[str], run_dir: Path, user: str) -> QemuProcess:
     cgroup = _make_cgroup(name, run_dir)
-    as_user = ["setpriv", f"--reuid={user}", f"--regid={pwd.getpwnam(user).pw_gid}", "--init-groups"] if user else []
+    as_user = _as_user(user) if user else []
     pid = os.posix_spawn(
         "/bin/sh",
         ["sh", "-c", _JOIN_AND_EXEC, "livemove", cgroup or "", *as_user, *argv],
@@ -152,6 +152,12 @@ def _start_detached(name: str, argv: list[str], run_dir: Path, user: str) -> Qem
     process = QemuProcess(name, pid, start_ticks(pid) or 0, cgroup, None)
     _collect_when_it_ends(process)
     return process
+
+
+def _as_user(user: str) -> list[str]:
+    """No capability is left to QEMU, and no program that it might execute could gain one."""
+    who = [f"--reuid={user}", f"--regid={pwd.getpwnam(user).pw_gid}", "--init-groups"]
+    return ["setpriv", *who, "--inh-caps=-all", "--bounding-set=-all", "--no-new-privs"]
 
 
 def _collect_when_it_ends(process: QemuProcess) -> None:
@@ -236,7 +242,7 @@ def systemd_run_arguments(name: str, argv: list[str], run_dir: Path, *, user: st
         "StandardError": f"append:{log}",
     }
     if user:
-        properties["User"] = user
+        properties |= {"User": user, "CapabilityBoundingSet": "", "NoNewPrivileges": "yes"}
     return [
         "systemd-run",
         f"--unit={unit_name(name)}",

@@ -29,8 +29,9 @@ from livemove.hypervisor.qmp import Monitor
 # QEMU 7.2 under TCG loses dirty pages: 6 of 7 migrated guests arrived corrupted.
 OLDEST_QEMU = (8, 2, 0)
 # A cached answer of another version is asked for again.
-FACTS_VERSION = 1
+FACTS_VERSION = 2
 _START_LIMIT_S = 20.0
+NO_SANDBOX = "QEMU or the kernel has no seccomp: VMs run without QEMU's sandbox. Set 'qemu_user' at least."
 
 _log = logging.getLogger(__name__)
 
@@ -63,6 +64,7 @@ class QemuFacts(BaseModel):
     has_tls_psk: bool
     has_mptcp: bool
     has_rdma: bool
+    has_sandbox: bool = True
     warnings: tuple[str, ...] = ()
 
     @property
@@ -101,7 +103,9 @@ async def probe_qemu(
         too_old = f"QEMU {facts.version_text} ({path}) is older than 8.2"
         if chosen == "tcg":
             raise QemuTooOld(f"{too_old}, and loses memory pages of migrating guests under TCG.")
-        facts = facts.model_copy(update={"warnings": (f"{too_old}, which livemove was not tried with.",)})
+        facts = facts.model_copy(
+            update={"warnings": (f"{too_old}, which livemove was not tried with.", *facts.warnings)}
+        )
     if cache is not None:
         _write_cache(cache, facts)
     return facts
@@ -167,6 +171,7 @@ async def _facts_of(
     credentials = await monitor.execute("qom-list-types", {"implements": "tls-creds", "abstract": False})
     schema = Schema(await monitor.execute("query-qmp-schema"))
     number = version["qemu"]
+    sandbox = await _has_sandbox(monitor)
     return QemuFacts(
         path=path,
         version=(number["major"], number["minor"], number["micro"]),
@@ -183,7 +188,19 @@ async def _facts_of(
         has_mptcp=schema.has_member("mptcp"),
         # the schema lists RDMA even in a QEMU built without it, so look for the library that a build with it loads
         has_rdma=schema.has_value("rdma") and "librdmacm" in maps.read_text(errors="replace"),
+        has_sandbox=sandbox,
+        warnings=() if sandbox else (NO_SANDBOX,),
     )
+
+
+async def _has_sandbox(monitor: Monitor) -> bool:
+    """Whether this QEMU was built with seccomp and the kernel has it; only a build with it knows the option."""
+    if not Path("/proc/sys/kernel/seccomp").is_dir():
+        return False
+    try:
+        return bool(await monitor.execute("query-command-line-options", {"option": "sandbox"}))
+    except QemuFailed:
+        return False
 
 
 class Schema:

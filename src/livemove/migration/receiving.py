@@ -17,7 +17,7 @@ import socket
 from collections.abc import Iterable
 from typing import Any
 
-from livemove.base.errors import HypervisorError, MissingPrerequisite, PortClosed, QemuFailed
+from livemove.base.errors import HypervisorError, MissingPrerequisite, PeerViolation, PortClosed, QemuFailed
 from livemove.base.tasks import cancel_and_wait, spawn
 from livemove.hypervisor.qmp import Monitor
 
@@ -34,17 +34,22 @@ class PortProbe:
         self.address = address
         self.port = port
         self.nonce = nonce
+        #: the address from which the nonce came, as this host sees it; empty until then
+        self.source = ""
 
     @classmethod
     async def open(cls, address: str, ports: Iterable[int], taken: set[int]) -> PortProbe:
         """Listen on the first free port. Raises PortClosed when all are in use, or the address is not ours."""
         nonce = secrets.token_hex(_NONCE_BYTES)
+        probe: PortProbe | None = None
 
         async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
                 async with asyncio.timeout(_PROBE_TIMEOUT_S):
                     said = await reader.readexactly(len(nonce))
                     if secrets.compare_digest(said, nonce.encode()):
+                        if probe is not None:
+                            probe.source = str(writer.get_extra_info("peername")[0])
                         writer.write(said)
                         await writer.drain()
                         await reader.read(1)  # the source closes first, so that TIME_WAIT is not on our port
@@ -63,7 +68,8 @@ class PortProbe:
                     f"The destination cannot listen on {address}: {os.strerror(error.errno or 0)}.",
                     remedy="Set 'migration_address' of the destination to an address that it has.",
                 ) from error
-            return cls(server, address, port, nonce)
+            probe = cls(server, address, port, nonce)
+            return probe
         raise PortClosed(
             "All ports of the destination's 'port_range' are in use.", remedy="Widen 'port_range' on the destination."
         )
@@ -112,7 +118,10 @@ async def listen_in_qemu(monitor: Monitor, address: str, port: int) -> None:
     await monitor.execute("migrate-incoming", {"channels": [{"channel-type": "main", "addr": inet}]})
 
 
-# A packet filter where a trusted network goes without TLS -------------------------------------------------------------
+# A packet filter, so that nobody but the source reaches QEMU's port ---------------------------------------------------
+#
+# Without TLS it is what keeps strangers out. With TLS their handshake fails, but QEMU then ends the whole journey, or waits
+# for them in a channel's place: the filter is what keeps a stranger from disturbing it.
 
 
 def filter_name(journey: str) -> str:
@@ -121,8 +130,12 @@ def filter_name(journey: str) -> str:
 
 
 def filter_rules(journey: str, source: str, port: int) -> str:
-    """A ruleset that admits only `source` to `port`; for ``nft -f``."""
-    family = "ip6" if ipaddress.ip_address(source).version == 6 else "ip"
+    """A ruleset that admits only `source` to `port`; for ``nft -f``. Raises PeerViolation when `source` is no address."""
+    try:
+        address = ipaddress.ip_address(source.partition("%")[0])
+    except ValueError as error:
+        raise PeerViolation(f"{source!r:.60} is no address that a source can have.") from error
+    family, source = ("ip6" if address.version == 6 else "ip"), str(address)
     return (
         f"table inet {filter_name(journey)} {{\n"
         "  chain input {\n"
