@@ -91,13 +91,14 @@ _CLOCK_STEP_S = 3600
 _EARLIEST_S, _LATEST_S = 1_000_000_000, 4_000_000_000
 
 
-def explain_wall_clock(source: bytes, destination: bytes) -> bool:
+def explain_wall_clock(source: bytes, destination: bytes, *, cpus: int) -> bool:
     """Whether two copies of a page differ in KVM's wall clock alone.
 
-    When QEMU loads the registers of a virtual CPU it sets MSR_KVM_WALL_CLOCK_NEW, and KVM then writes 12 bytes into the
-    guest's page: a version that grows by 2 and is even at rest, and the host's wall time at the guest's boot in seconds
-    and nanoseconds (kvm_write_wall_clock in Linux's arch/x86/kvm/x86.c). Both must have changed as that function changes
-    them, and nothing else on the page: a flipped byte cannot do so, because the version and the time are different words.
+    When QEMU loads the registers of a virtual CPU it sets MSR_KVM_WALL_CLOCK, newer ones MSR_KVM_WALL_CLOCK_NEW too, and
+    at each KVM writes 12 bytes into the guest's page: a version that grows by 2 and is even at rest, and the host's wall
+    time at the guest's boot in seconds and nanoseconds (kvm_write_wall_clock in Linux's arch/x86/kvm/x86.c, kvm_put_msrs
+    in QEMU's target/i386/kvm/kvm.c). Both must have changed as they change them, and nothing else on the page: a flipped
+    byte cannot do so, because the version and the time are different words.
     """
     if len(source) != len(destination):
         return False
@@ -112,7 +113,7 @@ def explain_wall_clock(source: bytes, destination: bytes) -> bool:
     )
     return (
         version % 2 == 0
-        and new_version == version + 2
+        and new_version - version in range(2, 4 * cpus + 1, 2)
         and (sec, nsec) != (new_sec, new_nsec)
         and abs(new_sec - sec) <= _CLOCK_STEP_S
         and all(_EARLIEST_S < seconds < _LATEST_S for seconds in (sec, new_sec))

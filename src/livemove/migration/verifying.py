@@ -229,7 +229,7 @@ class MemoryComparison:
     async def _is_wall_clock(self, memory: GuestMemory, block: str, offset: int) -> bool:
         ours = await memory.read(block, offset, PAGE_BYTES)
         theirs = bytes.fromhex((await self._client.page(self._journey, AskPage(block=block, offset=offset))).hex)
-        return explain_wall_clock(ours, theirs)
+        return explain_wall_clock(ours, theirs, cpus=self._frozen.cpus)
 
     def _result(
         self, result: str, *, pages: list[tuple[str, int]] | None = None, explained: list[str] | None = None
