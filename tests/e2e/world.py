@@ -322,6 +322,12 @@ class Guest:
         self.load(self.workload.rate_pages_per_s, self.workload.working_set_mib)
         return host
 
+    def restart(self) -> None:
+        """End its QEMU and start it anew where it is."""
+        host = self.host
+        self.world.ask(host, lambda agent: agent.stop_vm(self.name, force=True))
+        self.ensure_running()
+
     def wait_ready(self) -> None:
         # a VM that was defined anew has another MAC address
         self.world.run("client", "ip", "neigh", "flush", "dev", "gst-client")

@@ -24,6 +24,7 @@ from livemove.base.fault_points import around
 from livemove.base.settings import HostSettings
 from livemove.base.tasks import cancel_and_wait, spawn
 from livemove.fleet.admission import AdmissionQueue
+from livemove.hypervisor import lease
 from livemove.hypervisor import process as processes
 from livemove.hypervisor.frozen import FrozenVm
 from livemove.hypervisor.guest_memory import GuestMemory
@@ -165,22 +166,21 @@ class ArrivalEffects:
         """Let the guest run, if it ran at the source; when it never can, the ownership goes back."""
         running = arrival.running
         assert running is not None
+        told = False
         try:
             if arrival.loaded is not None:
                 await arrival.loaded.wait(LOAD_PATIENCE_S)
             # until now no guest ran in this process: all of its time went into receiving
             arrival.cpu_seconds = process_cpu_seconds(running.process.pid) - arrival.cpu_start_s
+            # the source gave it up before its GO; who cannot have it never runs the guest
+            await asyncio.to_thread(lease.take, running.process)
             if arrival.state.resume and not arrival.state.continued:
+                told = True
                 await running.monitor.execute("cont")
                 arrival.state = Incoming(arrival.state.phase, resume=True, continued=True)
         except LivemoveError as error:
             _log.error("VM %s cannot run here: %s", arrival.record.vm, error)
-            if (
-                isinstance(error, QemuGone)
-                and arrival.state.resume
-                and arrival.loaded
-                and arrival.loaded.status == "completed"
-            ):
+            if isinstance(error, QemuGone) and told:
                 # cont may have been carried out before QEMU died: the guest may have written, so it stays here, crashed
                 arrival.state = Incoming(arrival.state.phase, resume=True, continued=True)
             await self._disown(arrival, error.message)
@@ -213,6 +213,25 @@ class ArrivalEffects:
         if not arrival.ended or arrival.state.phase in (IncomingPhase.ABANDONED, IncomingPhase.SETTLED):
             return
         await self._disown(arrival, arrival.state.reason or "its QEMU was ended before the VM was handed over")
+
+    async def find_owned(self, arrival: Arrival) -> None:
+        """After a restart of the agent: a VM that was taken over runs, or has ended."""
+        record, state = arrival.record, arrival.state
+        running = arrival.running = self._vms.find_running(record.vm)
+        if running is None:
+            settled = Incoming(IncomingPhase.SETTLED, state.resume, state.continued, "its QEMU ended")
+            cause = "the VM ended while the agent was away"
+        else:
+            try:
+                await asyncio.to_thread(lease.take, running.process)
+                if state.resume and running.status == "paused":
+                    await running.monitor.execute("cont")
+            except LivemoveError as error:
+                text = f"VM {record.vm} is here and paused, because it could not be run: {error.message}"
+                await self._journal.add_event(record, text, level="error")
+            settled = Incoming(IncomingPhase.SETTLED, state.resume, state.resume)
+            cause = "settled after a restart"
+        await self._journal.save(record, settled, cause, durable=True, closed=True)
 
     async def _settle(self, arrival: Arrival) -> None:
         """After the answer: the VM is one of ours, its NICs are announced, the slot is free."""

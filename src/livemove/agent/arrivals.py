@@ -28,7 +28,14 @@ from livemove.api.incoming_models import (
     OwnershipAnswer,
 )
 from livemove.base.clock import Clock
-from livemove.base.errors import Conflict, MissingPrerequisite, NotPermitted, PeerViolation, UnknownJourney
+from livemove.base.errors import (
+    Conflict,
+    LeaseMismatch,
+    MissingPrerequisite,
+    NotPermitted,
+    PeerViolation,
+    UnknownJourney,
+)
 from livemove.base.fault_points import around
 from livemove.base.settings import HostSettings
 from livemove.base.tasks import cancel_and_wait, spawn
@@ -133,6 +140,7 @@ class Arrivals:
     async def fitness(self, journey: str, source: str, asked: AskFitness, *, dry_run: bool) -> FitnessAnswer:
         """Step 3. Raises an OperatorError naming what is missing; the memory is reserved afterwards unless `dry_run`."""
         frozen = read_frozen(asked.frozen)
+        await self._refuse_other_leases(source, asked.lease_domain)
         if dry_run:
             notes = check_fitness(frozen, asked.source_accelerator, self._vms, self._settings())
             return self._fitness_answer(notes)
@@ -148,6 +156,16 @@ class Arrivals:
             self._vms.reserved_bytes[journey] = frozen.memory_bytes
             arrival.frozen, arrival.definition = frozen, asked.definition
         return self._fitness_answer(notes)
+
+    async def _refuse_other_leases(self, source: str, theirs: str) -> None:
+        ours = await self._vms.lease_domain()
+        if ours != theirs:
+            here = self._settings().name
+            raise LeaseMismatch(
+                f"{source} and {here} do not keep the leases of their VMs in the same directory: "
+                f"{source}'s is {'shared' if theirs else 'its own'}, {here}'s is {'shared' if ours else 'its own'}.",
+                where=here,
+            )
 
     @staticmethod
     def _expect(arrival: Arrival, phase: IncomingPhase) -> None:
@@ -325,24 +343,22 @@ class Arrivals:
             arrival = Arrival(record, state)
             await remove_filter(record.id)
             remove_keys(self._effects.key_dir(record.id))
-            if state.phase.owns:
-                running = self._vms.find_running(record.vm)
-                arrival.running = running
-                if running is None:
-                    settled = Incoming(IncomingPhase.SETTLED, state.resume, state.continued, "its QEMU ended")
-                    await self._journal.save(
-                        record, settled, "the VM ended while the agent was away", durable=True, closed=True
-                    )
-                    continue
-                if state.resume and running.status == "paused":
-                    await running.monitor.execute("cont")
-                settled = Incoming(IncomingPhase.SETTLED, state.resume, state.resume)
-                await self._journal.save(record, settled, "settled after a restart", durable=True, closed=True)
-            else:
+            if not state.phase.owns:
                 async with arrival.lock:
                     await self._effects.request(
                         arrival, Request.RESTARTED, reason="the destination's agent was restarted"
                     )
+            elif record.vm in self._vms.mute:
+                spawn(self._find_owned_later(arrival), name=f"find journey {record.id} again")
+            else:
+                await self._effects.find_owned(arrival)
+
+    async def _find_owned_later(self, arrival: Arrival) -> None:
+        """Its QEMU hangs: whether it is dead must be known first."""
+        search = self._vms.mute.get(arrival.record.vm)
+        if search is not None:
+            await asyncio.wait([search])
+        await self._effects.find_owned(arrival)
 
     async def close(self) -> None:
         """The agent ends: let go of everything that others can find again."""

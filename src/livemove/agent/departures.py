@@ -23,7 +23,6 @@ from livemove.base.clock import Clock, boot_id, wall_text
 from livemove.base.errors import (
     AlreadyMoving,
     Conflict,
-    LinkError,
     LivemoveError,
     NotPermitted,
     QemuGone,
@@ -55,7 +54,6 @@ _log = logging.getLogger(__name__)
 
 #: How long a journey may take to be undone when the agent is told to end.
 CLOSE_PATIENCE_S = 5.0
-PROBE_S = 3.0
 
 
 @dataclass(slots=True)
@@ -215,7 +213,7 @@ class Departures:
             reasons = await effects.engine.blocked_reasons()
             if reasons:
                 raise Conflict(f"QEMU cannot migrate VM '{asked.vm}' now: {'; '.join(reasons)}")
-            fitness = await client.check_fitness(record.id, effects.preparation.fitness_question(), dry_run=True)
+            fitness = await client.check_fitness(record.id, await effects.preparation.fitness_question(), dry_run=True)
             agreement = await effects.preparation.negotiate(fitness)
         notes = list(effects.findings.notes)
         view = view_vm(self._vms, self._vms.records.get(asked.vm), settings.name)
@@ -284,19 +282,11 @@ class Departures:
                 self._vms.unresolved.discard(record.vm)
             self._open.pop(record.id, None)
             await departure.client.aclose()
+            # QEMU tells of no run state that its migration ended in
+            with contextlib.suppress(LivemoveError):
+                await self._vms.refresh(record.vm)
             # a guest that powered off while its journey was being undone is stopped like any other
             await self._vms.stop_powered_off()
-
-    async def answers(self, host: str) -> bool:
-        """Whether the agent of `host` says anything now."""
-        try:
-            async with self._client_to(host) as client:
-                await client.cluster(timeout_s=PROBE_S)
-        except LinkError:
-            return False
-        except LivemoveError:
-            pass  # a refusal is an answer
-        return True
 
     def find(self, name: str) -> Departure | None:
         """The open journey of that id or VM."""

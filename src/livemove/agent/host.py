@@ -71,7 +71,9 @@ class Host:
         )
         self.leftovers = Leftovers(lambda: self.settings, self.vms, self.journal, self._open_journeys)
         self.overruled = Overruled(self.database, self.journal, self.client_to)
-        self.resolution = Resolution(settings.name, self.departures, self.arrivals, self.journal, self.overruled)
+        self.resolution = Resolution(
+            settings.name, self.departures, self.arrivals, self.journal, self.overruled, self.client_to
+        )
         self._context: ssl.SSLContext | None = None
         self._housekeeping: asyncio.Task[None] | None = None
         self._incoming_speed_bytes_per_s = 0

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from livemove.agent.vms import Vms
 from livemove.base.database import until_written
+from livemove.base.errors import QemuGone
+from livemove.hypervisor import lease
 from livemove.hypervisor.frozen import FrozenVm
+from livemove.hypervisor.process import QemuProcess
 from livemove.hypervisor.qmp import Monitor
 
 
@@ -21,6 +26,22 @@ class LeavingVm:
     monitor: Monitor
     pid: int
     accelerator: str
+
+    async def lease_domain(self) -> str:
+        return await self.vms.lease_domain()
+
+    async def hold_lease(self) -> None:
+        await self._lease(lease.take)
+
+    async def give_up_lease(self) -> None:
+        await self._lease(lease.give_up)
+
+    async def _lease(self, change: Callable[[QemuProcess], None]) -> None:
+        running = self.vms.find_running(self.name)
+        if running is None:
+            raise QemuGone(f"QEMU of {self.name} is gone.")
+        # the directory may be another machine's, and slow
+        await asyncio.to_thread(change, running.process)
 
     async def remove(self, moved_to: str) -> None:
         async with self.vms.lock(self.name):

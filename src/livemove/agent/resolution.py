@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from livemove.agent.arrivals import Arrivals
 from livemove.agent.departures import Departures
 from livemove.agent.overruled import Overruled
+from livemove.api.client import AgentClient
 from livemove.api.resolution_models import DeclareDead, ResolutionView
-from livemove.base.errors import Conflict, LivemoveError, OutcomeUnknown, UnknownVm
+from livemove.base.errors import Conflict, LinkError, LivemoveError, OutcomeUnknown, UnknownVm
 from livemove.migration import events as on
 from livemove.migration.journal import DESTINATION, Journal, Record
 from livemove.migration.model import GuestRun, IncomingPhase, Owner, Phase
@@ -29,13 +31,15 @@ class Resolution:
     """Answers and carries out ``livemove resolve`` for one host."""
 
     def __init__(
-        self, host: str, departures: Departures, arrivals: Arrivals, journal: Journal, overruled: Overruled
-    ) -> None:
+        self, host: str, departures: Departures, arrivals: Arrivals, journal: Journal, overruled: Overruled,
+        client_to: Callable[[str], AgentClient],
+    ) -> None:  # fmt: skip
         self._host = host
         self._departures = departures
         self._arrivals = arrivals
         self._journal = journal
         self._overruled = overruled
+        self._client_to = client_to
 
     async def look(self, vm: str) -> ResolutionView:
         """The evidence. Raises UnknownVm when no hand-over of `vm` is unresolved here."""
@@ -141,6 +145,17 @@ class Resolution:
         return ResolutionView(
             host=self._host, vm=record.vm, vm_uuid=record.vm_uuid, journey=record.id, role=role, source=record.source,
             destination=record.destination, phase=phase, owner="unknown", qemu=qemu[:4000], has_all=has_all,
-            other_answers=await self._departures.answers(other), last_word=last_word[:4000],
+            other_answers=await self._answers(other), last_word=last_word[:4000],
             if_other_is_dead=if_other_is_dead,
         )  # fmt: skip
+
+    async def _answers(self, host: str) -> bool:
+        """Whether the agent of `host` says anything now."""
+        try:
+            async with self._client_to(host) as client:
+                await client.cluster(timeout_s=ANSWER_S)
+        except LinkError:
+            return False
+        except LivemoveError:
+            pass  # a refusal is an answer
+        return True

@@ -14,7 +14,8 @@ from livemove.base.tasks import cancel_and_wait, spawn
 from livemove.hypervisor import process as processes
 from livemove.hypervisor.command_line import Place, command_line
 from livemove.hypervisor.frozen import FrozenVm
-from livemove.hypervisor.launch import launch
+from livemove.hypervisor.launch import Lease, launch
+from livemove.hypervisor.lease import domain, lease_path
 from livemove.hypervisor.memory import populate
 from livemove.hypervisor.probe import QemuFacts
 from livemove.hypervisor.process import QemuProcess
@@ -36,6 +37,11 @@ class Running:
     unsubscribe: list[Callable[[], None]] = field(default_factory=list)
 
 
+def lease_dir(settings: HostSettings) -> Path:
+    """Where the leases of this host's VMs are."""
+    return Path(settings.lease_dir) if settings.lease_dir else settings.state_dir / "leases"
+
+
 class VmProcesses:
     """Starts QEMUs and takes them away again whole; which VM may run is decided elsewhere."""
 
@@ -46,6 +52,14 @@ class VmProcesses:
     def run_dir(self, name: str) -> Path:
         """Where the sockets and logs of a VM's QEMU are."""
         return self._settings().run_dir / "vms" / name
+
+    async def lease_domain(self) -> str:
+        """The mark of the lease directory that this host shares; empty when its leases are its own.
+
+        Raises MissingPrerequisite.
+        """
+        shared = self._settings().lease_dir
+        return await asyncio.to_thread(domain, Path(shared)) if shared else ""
 
     async def launch(self, frozen: FrozenVm, *, incoming: bool) -> Running:
         """Start a QEMU with its taps; nothing is left when it fails."""
@@ -65,7 +79,9 @@ class VmProcesses:
                 run_dir, self.facts.accelerator, tuple(taps), Path("/dev/vhost-net").exists(), self.facts.has_sandbox
             )
             argv = command_line(frozen, place, qemu=self.facts.path, incoming=incoming)
-            process = await launch(frozen.name, argv, run_dir, user=settings.qemu_user)
+            path = await asyncio.to_thread(lease_path, lease_dir(settings), frozen.uuid)
+            lease = Lease(path, hold=not incoming)
+            process = await launch(frozen.name, argv, run_dir, user=settings.qemu_user, lease=lease)
             try:
                 monitor = await Monitor.connect(run_dir / "qmp.sock", name=frozen.name)
             except LivemoveError:

@@ -30,6 +30,7 @@ from livemove.base.errors import (
 from livemove.base.settings import HostSettings
 from livemove.base.tasks import cancel_and_wait, spawn
 from livemove.base.units import format_size, parse_size
+from livemove.hypervisor import lease
 from livemove.hypervisor import process as processes
 from livemove.hypervisor.definition import Definition, parse_definition
 from livemove.hypervisor.frozen import FrozenVm, definition_digest, freeze
@@ -277,6 +278,8 @@ class Vms(VmProcesses):
             self._refuse_moving(name)
         if name in self.unresolved:
             raise OutcomeUnknown(f"The hand-over of VM '{name}' is under way or not resolved; nobody may run it now.")
+        if command == "cont":
+            await asyncio.to_thread(lease.take, running.process)
         await running.monitor.execute(command)
 
     async def refresh(self, name: str) -> None:

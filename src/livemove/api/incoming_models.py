@@ -45,6 +45,7 @@ class AskFitness(Model):
     frozen: Document
     definition: Document
     source_accelerator: Word
+    lease_domain: Annotated[str, Field(max_length=64)] = ""
 
 
 class FitnessAnswer(Model):

@@ -39,6 +39,10 @@ class HostSettings(BaseModel):
         Path("/run/livemove"),
         description="Directory of sockets, logs of running VMs and keys of journeys; may vanish at a reboot.",
     )
+    lease_dir: str = Field(
+        "",
+        description="Directory of the locks that VMs hold while they run; one that all hosts share, and that locks, binds them all. Empty: a directory of this host's own in state_dir.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="How much the agent logs to standard error."
     )

@@ -20,12 +20,14 @@ import pwd
 import re
 import shutil
 import signal
+from dataclasses import dataclass
 from pathlib import Path
 
 from livemove.base.errors import Conflict, CpuUnsupported, MissingPrerequisite, QemuFailed
 from livemove.base.tasks import cancel_and_wait, spawn
 from livemove.hypervisor.command_line import CONSOLE_SOCKET, QMP_SOCKET
 from livemove.hypervisor.greeting import until_it_obeys
+from livemove.hypervisor.lease import HELD, LEASE_FD
 from livemove.hypervisor.memory import describe_backing, memfd_path, populate
 from livemove.hypervisor.process import QemuProcess, find, kill, remove_cgroup, start_ticks, wait_gone
 
@@ -52,14 +54,21 @@ _log = logging.getLogger(__name__)
 
 
 async def launch(
-    name: str, argv: list[str], run_dir: Path, *, user: str = "", start_timeout_s: float = 20
+    name: str,
+    argv: list[str],
+    run_dir: Path,
+    *,
+    user: str = "",
+    start_timeout_s: float = 20,
+    lease: Lease | None = None,
 ) -> QemuProcess:
     """Start QEMU and return when it answers on ``run_dir/qmp.sock``.
 
     :param argv: from :func:`livemove.hypervisor.command_line.command_line`.
     :param user: unprivileged user that QEMU runs as; empty: the agent's own.
+    :param lease: the VM's lease, open in QEMU as long as it lives.
     :raise MissingPrerequisite: the program or the user is not there, or `run_dir` is too long for a socket's path.
-    :raise Conflict: a QEMU already answers in `run_dir`.
+    :raise Conflict: a QEMU already answers in `run_dir`, or another one holds the lease.
     :raise CpuUnsupported: QEMU cannot give the guest the CPU model.
     :raise QemuFailed: QEMU ended at once (the message is its own) or did not answer in time.
 
@@ -68,15 +77,40 @@ async def launch(
     _check_prerequisites(argv[0], run_dir, user)
     await _make_run_dir(name, run_dir, user)
     if _systemd_serves_us():
-        process = await _start_by_systemd(name, argv, run_dir, user)
+        process = await _start_by_systemd(name, argv, run_dir, user, lease)
     else:
-        process = _start_detached(name, argv, run_dir, user)
+        process = _start_detached(name, argv, run_dir, user, lease)
     try:
         await _until_it_answers(process, run_dir, start_timeout_s)
     except BaseException:
         await kill(process, grace_s=0)
         raise
     return process
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A file of hypervisor.lease, and whether QEMU must hold it before it starts (else somebody takes it later)."""
+
+    path: Path
+    hold: bool
+
+
+# The lock is on the open file, which QEMU inherits: whoever holds it when QEMU begins holds it until QEMU ends.
+_OPEN_LEASE = f"""exec {LEASE_FD}>>"$1" || exit 126
+if [ "$2" = hold ] && ! flock -n {LEASE_FD}; then echo "{HELD}" >&2; exit 75; fi
+shift 2
+exec "$@"
+"""
+
+
+def with_lease(argv: list[str], lease: Lease | None, user: str) -> list[str]:
+    """The command `argv` with the lease open in it; `user` is to own the file."""
+    if lease is None:
+        return argv
+    if user:
+        os.chown(lease.path, pwd.getpwnam(user).pw_uid, -1)
+    return ["/bin/sh", "-c", _OPEN_LEASE, "livemove", str(lease.path), "hold" if lease.hold else "later", *argv]
 
 
 def log_tail(run_dir: Path, *, lines: int = 8) -> str:
@@ -132,12 +166,12 @@ async def _make_run_dir(name: str, run_dir: Path, user: str) -> None:
 _JOIN_AND_EXEC = 'umask 077; if [ -n "$1" ]; then echo $$ >"$1/cgroup.procs" || exit 126; fi; shift; exec "$@"'
 
 
-def _start_detached(name: str, argv: list[str], run_dir: Path, user: str) -> QemuProcess:
+def _start_detached(name: str, argv: list[str], run_dir: Path, user: str, lease: Lease | None) -> QemuProcess:
     cgroup = _make_cgroup(name, run_dir)
     as_user = _as_user(user) if user else []
     pid = os.posix_spawn(
         "/bin/sh",
-        ["sh", "-c", _JOIN_AND_EXEC, "livemove", cgroup or "", *as_user, *argv],
+        ["sh", "-c", _JOIN_AND_EXEC, "livemove", cgroup or "", *with_lease([*as_user, *argv], lease, "")],
         {"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8", "HOME": "/"},
         file_actions=[
             (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
@@ -261,9 +295,9 @@ def unit_name(name: str) -> str:
     return f"livemove-vm-{name}.service"
 
 
-async def _start_by_systemd(name: str, argv: list[str], run_dir: Path, user: str) -> QemuProcess:
-    qemu = shutil.which(argv[0]) or argv[0]
-    await _output_of(*systemd_run_arguments(name, [qemu, *argv[1:]], run_dir, user=user))
+async def _start_by_systemd(name: str, argv: list[str], run_dir: Path, user: str, lease: Lease | None) -> QemuProcess:
+    program = shutil.which(argv[0]) or argv[0]
+    await _output_of(*systemd_run_arguments(name, with_lease([program, *argv[1:]], lease, user), run_dir, user=user))
     shown = await _output_of("systemctl", "show", "--property=MainPID", "--value", unit_name(name))
     pid = int(shown) if shown.isdecimal() else 0
     started = start_ticks(pid) if pid else None
@@ -294,6 +328,11 @@ async def _until_it_answers(process: QemuProcess, run_dir: Path, start_timeout_s
         if answers.done():
             return await answers
         words = log_tail(run_dir) or "it wrote nothing to its log"
+        if HELD in words:
+            raise Conflict(
+                f"Another QEMU holds the lease of VM '{process.name}': it runs already, here or on another host.",
+                remedy="Find it with 'livemove vm list', and use or end it there.",
+            )
         if "support requested feature" in words:
             raise CpuUnsupported(f"QEMU cannot give {process.name} its CPU model on this host: {words}")
         if ended.done():

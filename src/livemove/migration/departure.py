@@ -207,6 +207,8 @@ class DirectDeparture:
         try:
             if not source_gone and (await self.engine.monitor.execute("query-status", timeout_s=5))["running"]:
                 return on.DestinationSilent("no GO was sent, because the guest runs at the source again")
+            if not source_gone:
+                await self._vm.give_up_lease()
             answer = await self._client.go(self.record.id, AskGo(resume=resume), timeout_s=GO_PATIENCE_S)
         except LivemoveError as error:
             return on.DestinationSilent(error.message)
@@ -236,10 +238,22 @@ class DirectDeparture:
         if self._comparison is not None:
             self._comparison.stop()
         try:
-            await self.engine.cancel(resume=resume)
+            await self.engine.cancel(resume=resume and await self._has_lease())
         except QemuGone as error:
             return on.SourceQemuDied(error.message)
         return on.CopyCancelled()
+
+    async def _has_lease(self) -> bool:
+        """The VM's lease is this host's again, or nobody lets its guest run here. Raises QemuGone."""
+        try:
+            await self._vm.hold_lease()
+        except QemuGone:
+            raise
+        except LivemoveError as error:
+            _log.error("VM %s stays paused: %s", self.record.vm, error)
+            self.findings.notes.append(f"The VM stays paused at the source: {error.message}")
+            return False
+        return True
 
     async def _abandon(self) -> Event:
         # a request for a slot that came in after this one would make the destination remember the journey again

@@ -39,6 +39,15 @@ class SourceVm(Protocol):
     pid: int
     accelerator: str
 
+    async def lease_domain(self) -> str:
+        """The mark of the lease directory that this host shares with others; empty when it shares none."""
+
+    async def hold_lease(self) -> None:
+        """This QEMU holds its VM's lease. Raises Conflict when another one does, QemuGone, MissingPrerequisite."""
+
+    async def give_up_lease(self) -> None:
+        """This QEMU holds its VM's lease no more: the guest may run elsewhere. Raises as :meth:`hold_lease`."""
+
     async def remove(self, moved_to: str) -> None:
         """The VM is the destination's: end this QEMU and free what belonged to it."""
 
@@ -125,17 +134,20 @@ class Preparation:
         reasons = await self._engine.blocked_reasons()
         if reasons:
             raise MigrationBlocked(f"QEMU cannot migrate VM '{self._record.vm}' now: {'; '.join(reasons)}")
+        # known now, and not in the blackout, if it cannot be given up and taken
+        await self._vm.hold_lease()
         fitness = await self._client.check_fitness(
-            self._record.id, self.fitness_question(), timeout_s=self._route.prepare_timeout_s
+            self._record.id, await self.fitness_question(), timeout_s=self._route.prepare_timeout_s
         )
         await self.negotiate(fitness)
         return on.FitnessConfirmed()
 
-    def fitness_question(self) -> AskFitness:
+    async def fitness_question(self) -> AskFitness:
         return AskFitness(
             frozen=self._vm.frozen.model_dump_json(),
             definition=self._vm.definition,
             source_accelerator=self._vm.accelerator,
+            lease_domain=await self._vm.lease_domain(),
         )
 
     async def negotiate(self, fitness: FitnessAnswer) -> Agreement:

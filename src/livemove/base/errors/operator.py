@@ -143,3 +143,13 @@ class StateDamaged(OperatorError):
         35,
         "Install the version of livemove that wrote it, or put a copy of the database in its place; running VMs run on.",
     )
+
+
+class LeaseMismatch(OperatorError):
+    """The two hosts of a journey do not keep the locks of their VMs in the same place, so neither would see the other's."""
+
+    code, exit_code, remedy_text = (
+        "lease-mismatch",
+        36,
+        "Set 'lease_dir' on both hosts to one directory that they share, or on neither.",
+    )
