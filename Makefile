@@ -1,5 +1,5 @@
 # Every target works alone, from a clean clone on Debian 12 or 13.
-.PHONY: help setup demo test fuzz clean
+.PHONY: help setup demo test fuzz kill-matrix clean
 .DEFAULT_GOAL := help
 
 help:
@@ -7,6 +7,7 @@ help:
 	@echo "make demo    setup, then move a running VM between two hosts made on this machine (root)"
 	@echo "make test    setup, then every check and every test (root)"
 	@echo "make fuzz    what is read from outside, with many more examples than make test (FUZZ_EXAMPLES=2000)"
+	@echo "make kill-matrix   setup, then kill, stop and cut off everything at every point of a journey (root; 20 minutes)"
 	@echo "make clean   remove .venv and what the tools left; installed packages stay"
 
 setup:
@@ -25,6 +26,10 @@ test: setup
 
 fuzz: setup
 	FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-2000} .venv/bin/python -m pytest tests/fuzz
+
+# SHARD=1/2 plays the first of two halves; without it both play side by side
+kill-matrix: setup
+	.venv/bin/python -m tests.kill_matrix $(if $(SHARD),--shard $(SHARD))
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist src/*.egg-info

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Generator, Iterator
-from pathlib import Path
 
 import pytest
 
 from livemove.lab import agents, faults
-from livemove.lab.lab import Lab, down, leftovers
+from livemove.lab.lab import Lab
 from livemove.lab.reference import Workload
-from livemove.lab.registry import RUN_ROOT
-from livemove.lab.topology import parse_lab
 
-from .world import CGROUPS, Guest, World
+from .world import Guest, World, lab_world
 
 LINK = "1Gbit"
 #: 32 MiB of content in 128 MiB; 8 MiB of it are rewritten at 2 MB/s.
@@ -42,23 +38,11 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 @pytest.fixture(scope="session")
 def world() -> Iterator[World]:
-    """The lab with its agents; what it leaves behind when it is taken down is a failure."""
-    name = f"e2e-{os.getpid()}"
-    asyncio.run(down(name))
-    lab = asyncio.run(Lab.up(parse_lab(name, "A,B", [LINK])))
-    made = World(lab)
-    _labs.append(lab)
-    try:
-        made.open()
+    """The lab with its agents."""
+    with lab_world(f"e2e-{os.getpid()}", LINK) as made:
+        _labs.append(made.lab)
         yield made
-    finally:
-        made.close()
-        _labs.remove(lab)
-        asyncio.run(down(name))
-    assert leftovers(name) == []
-    assert not (RUN_ROOT / name).exists()
-    assert not [path for path in Path("/run/netns").iterdir() if path.name.startswith(f"lm-{name}-")]
-    assert not list(CGROUPS.glob(f"vm-e2e-{os.getpid()}-*"))
+        _labs.remove(made.lab)
 
 
 @pytest.fixture(scope="session")

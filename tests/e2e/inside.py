@@ -32,7 +32,7 @@ class Inside:
     def _live(self, namespace: Path | None, entered: threading.Event) -> None:
         try:
             if namespace is not None:
-                _enter(namespace)
+                enter(namespace)
         except OSError as error:
             self._error = error
             return
@@ -56,7 +56,8 @@ class Inside:
         self._loop.close()
 
 
-def _enter(namespace: Path) -> None:
+def enter(namespace: Path) -> None:
+    """Put the calling thread into a network namespace."""
     descriptor = os.open(namespace, os.O_RDONLY)
     try:
         # os.setns is there from Python 3.12 on

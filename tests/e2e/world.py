@@ -8,7 +8,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -25,8 +26,10 @@ from livemove.base.units import parse_rate
 from livemove.hypervisor.process import QemuProcess, start_ticks
 from livemove.lab import agents, faults, processes
 from livemove.lab.image import GuestImage, ensure_image
-from livemove.lab.lab import Lab
+from livemove.lab.lab import Lab, down, leftovers
 from livemove.lab.reference import Workload, ask_guest, parse_fields
+from livemove.lab.registry import RUN_ROOT
+from livemove.lab.topology import parse_lab
 
 from .inside import Inside
 
@@ -63,23 +66,24 @@ class World:
         self.image: GuestImage = ensure_image()
         self.clock = SystemClock()
         self._out = Inside()
-        self._in_a = Inside(Path("/run/netns") / lab.spec.namespace("A"))
+        #: an agent is asked from its own host, so that it answers when the network between them does not
+        self._in = {host: Inside(Path("/run/netns") / lab.spec.namespace(host)) for host in HOSTS}
         self._in_client = Inside(Path("/run/netns") / lab.spec.namespace("client"))
         self._clients: dict[str, AgentClient] = {}
 
-    def open(self) -> None:
+    def open(self, settings: Mapping[str, agents.Setting] | None = None) -> None:
         """Start the agents."""
-        self.do(agents.start_agents(self.lab))
+        self.do(agents.start_agents(self.lab, settings=settings))
         identity = load_identity(agents.admin_dir(self.lab))
         cluster, context = load_map(identity.map_path), client_context(identity)
         for host in HOSTS:
             client = AgentClient(identity, host, cluster.address_of(host), context=context)
-            self._clients[host] = self._in_a.run(client.__aenter__())
+            self._clients[host] = self._in[host].run(client.__aenter__())
 
     def close(self) -> None:
-        for client in self._clients.values():
-            self._in_a.run(client.aclose())
-        for inside in (self._out, self._in_a, self._in_client):
+        for host, client in self._clients.items():
+            self._in[host].run(client.aclose())
+        for inside in (self._out, *self._in.values(), self._in_client):
             inside.close()
 
     def do(self, work: Coroutine[Any, Any, T], *, timeout_s: float = 120.0) -> T:
@@ -131,9 +135,13 @@ class World:
     def ask(self, host: str, question: Callable[[AgentClient], Coroutine[Any, Any, T]]) -> T:
         """The agent's answer; asked once more when its connection was left over from an agent that was ended."""
         try:
-            return self._in_a.run(question(self._clients[host]))
+            return self._in[host].run(question(self._clients[host]))
         except LinkError:
-            return self._in_a.run(question(self._clients[host]))
+            return self._in[host].run(question(self._clients[host]))
+
+    def ask_once(self, host: str, question: Callable[[AgentClient], Coroutine[Any, Any, T]]) -> T:
+        """The agent's answer to what must not be said twice."""
+        return self._in[host].run(question(self._clients[host]))
 
     def agent_pid(self, host: str) -> int:
         found = self.lab.processes(host, agents.LABEL)
@@ -158,8 +166,12 @@ class World:
 
     def start_agent(self, host: str) -> None:
         """Start an agent that was ended; returns when it answers."""
-        pid = agents.start_agent(self.lab, host)
-        self.do(agents.wait_listening(self.lab, host, pid))
+        self.start_agents([host])
+
+    def start_agents(self, hosts: Sequence[str]) -> None:
+        """Start agents that were ended, all at once."""
+        for host, pid in [(host, agents.start_agent(self.lab, host)) for host in hosts]:
+            self.do(agents.wait_listening(self.lab, host, pid))
 
     def restart_agent(self, host: str, number: signal.Signals = signal.SIGTERM) -> None:
         self.signal_agent(host, number)
@@ -269,6 +281,27 @@ class World:
         return sorted(found)
 
 
+@contextmanager
+def lab_world(name: str, link: str, settings: Mapping[str, agents.Setting] | None = None) -> Iterator[World]:
+    """A lab of two hosts with their agents; what it leaves behind when it is taken down is a failure.
+
+    VMs in it have names that begin with its own.
+    """
+    asyncio.run(down(name))
+    lab = asyncio.run(Lab.up(parse_lab(name, "A,B", [link])))
+    made = World(lab)
+    try:
+        made.open(settings)
+        yield made
+    finally:
+        made.close()
+        asyncio.run(down(name))
+    assert leftovers(name) == []
+    assert not (RUN_ROOT / name).exists()
+    assert not [path for path in Path("/run/netns").iterdir() if path.name.startswith(f"lm-{name}-")]
+    assert not list(CGROUPS.glob(f"vm-{name}-*"))
+
+
 def other(host: str) -> str:
     return "B" if host == "A" else "A"
 
@@ -287,11 +320,13 @@ class Guest:
     address: str
     workload: Workload
     memory: str = "128MiB"
+    #: of QEMU, as TOML strings
+    extra_arguments: tuple[str, ...] = ()
 
     @property
     def definition(self) -> str:
         return (
-            f'name = "{self.name}"\n[memory]\nsize = "{self.memory}"\n[boot]\nkernel = "{self.world.image.kernel}"\n'
+            f'name = "{self.name}"\nextra_arguments = {json.dumps(self.extra_arguments)}\n[memory]\nsize = "{self.memory}"\n[boot]\nkernel = "{self.world.image.kernel}"\n'
             f'initrd = "{self.world.image.initrd}"\narguments = "{self.workload.kernel_arguments()}"\n[[nic]]\nbridge = "br0"\n'
         )
 
@@ -367,13 +402,25 @@ class Guest:
         self.check()
         return report
 
+    def ticks(self, *, timeout_s: float = 30.0) -> None:
+        """Return when its clock has gone on."""
+
+        def goes_on() -> bool:
+            try:
+                before = self.world.guest(self.address, "stat", timeout_s=3)
+                return int(self.world.guest(self.address, "stat", timeout_s=3)["t_ms"]) > int(before["t_ms"])
+            except LinkError:
+                return False
+
+        self.world.wait(goes_on, f"{self.name} runs", timeout_s=timeout_s)
+
     def runs(self) -> bool:
         """Whether its clock goes on."""
         before = self.world.guest(self.address, "stat")
         after = self.world.guest(self.address, "stat")
         return int(after["t_ms"]) > int(before["t_ms"]) or self.runs()
 
-    def exactly_one(self, host: str | None = None, *, state: str = "running") -> str:
+    def exactly_one(self, host: str | None = None, *, state: str = "running", timeout_s: float = 15.0) -> str:
         """The guest is in exactly one place (at `host` if one is named) in `state`; nothing of it or of a journey elsewhere.
 
         Waits for what is cleaned up a moment after a journey's end. Returns where it is.
@@ -410,7 +457,7 @@ class Guest:
             return not found
 
         try:
-            world.wait(none, "one VM, and nothing elsewhere", timeout_s=15, pause_s=0.1)
+            world.wait(none, "one VM, and nothing elsewhere", timeout_s=timeout_s, pause_s=0.1)
         except AssertionError as error:
             raise AssertionError(f"{error}: {'; '.join(found)}") from None
         return self.host

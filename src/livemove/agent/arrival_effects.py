@@ -175,6 +175,8 @@ class ArrivalEffects:
             # the source gave it up before its GO; who cannot have it never runs the guest
             await asyncio.to_thread(lease.take, running.process)
             if arrival.state.resume and not arrival.state.continued:
+                if not processes.find(running.process):
+                    raise QemuGone(self.last_words(arrival))
                 told = True
                 await running.monitor.execute("cont")
                 arrival.state = Incoming(arrival.state.phase, resume=True, continued=True)

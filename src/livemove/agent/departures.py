@@ -151,7 +151,7 @@ class Departures:
             running.frozen,
             record.definition,
             running.monitor,
-            running.process.pid,
+            running.process,
             record.accelerator,
         )
 
@@ -356,7 +356,7 @@ class Departures:
         status = (await DirectSource(running.monitor, self._clock).read()).status
         self._vms.journeys[record.vm] = record.id
         vm = LeavingVm(
-                self._vms, record.vm, running.frozen, vm_record.definition, running.monitor, running.process.pid,
+                self._vms, record.vm, running.frozen, vm_record.definition, running.monitor, running.process,
                 vm_record.accelerator,
             )  # fmt: skip
         client = self._client_to(record.destination)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,9 +11,13 @@ from livemove.agent.vms import Vms
 from livemove.base.database import until_written
 from livemove.base.errors import QemuGone
 from livemove.hypervisor import lease
+from livemove.hypervisor import process as processes
 from livemove.hypervisor.frozen import FrozenVm
 from livemove.hypervisor.process import QemuProcess
 from livemove.hypervisor.qmp import Monitor
+
+#: A killed process with much memory needs a while to end.
+ENDING_PATIENCE_S = 15.0
 
 
 @dataclass(slots=True)
@@ -24,7 +29,7 @@ class LeavingVm:
     frozen: FrozenVm
     definition: str
     monitor: Monitor
-    pid: int
+    process: QemuProcess
     accelerator: str
 
     async def lease_domain(self) -> str:
@@ -42,6 +47,17 @@ class LeavingVm:
             raise QemuGone(f"QEMU of {self.name} is gone.")
         # the directory may be another machine's, and slow
         await asyncio.to_thread(change, running.process)
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    async def has_ended(self) -> bool:
+        if self.monitor.closed.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(ENDING_PATIENCE_S):
+                    await processes.wait_gone(self.process)
+        return not processes.find(self.process)
 
     async def remove(self, moved_to: str) -> None:
         async with self.vms.lock(self.name):

@@ -109,7 +109,7 @@ class DirectDeparture:
             case do.SendGo():
                 return await self._send_go(resume=command.resume, source_gone=command.source_gone)
             case do.AskDestination():
-                return await self._ask_destination()
+                return await self._ask_destination(state)
             case do.CancelCopy():
                 return await self._cancel_copy(resume=command.resume)
             case do.AbandonDestination():
@@ -221,8 +221,12 @@ class DirectDeparture:
             return on.DestinationOwned()
         return on.DestinationDisowned(answer.reason or "it does not own the VM")
 
-    async def _ask_destination(self) -> Event:
+    async def _ask_destination(self, state: State) -> Event:
         await self._wait_before_asking()
+        if not state.source_gone and await self._vm.has_ended():
+            # the question would have the destination throw the VM away, which is all that is left of it
+            self._post(on.SourceQemuDied("its process has ended", proven=True))
+            return on.DestinationSilent("it was not asked, because the source's QEMU has ended")
         try:
             answer = await self._client.ask(self.record.id, timeout_s=GO_PATIENCE_S)
         except LivemoveError as error:

@@ -36,8 +36,13 @@ class SourceVm(Protocol):
     frozen: FrozenVm
     definition: str
     monitor: Monitor
-    pid: int
     accelerator: str
+
+    @property
+    def pid(self) -> int: ...
+
+    async def has_ended(self) -> bool:
+        """Whether its QEMU is dead for certain; waits for one that is just ending."""
 
     async def lease_domain(self) -> str:
         """The mark of the lease directory that this host shares with others; empty when it shares none."""
