@@ -89,6 +89,8 @@ class Departures:
         self._slot_freed = asyncio.Event()
         #: totals for the metrics: outcome -> count
         self.ended: dict[str, int] = {}
+        #: puts on record that the destination must still be told to forget a journey
+        self.remind: Callable[[Record], Awaitable[None]] = _nothing_more
         vms.on_death.append(self._vm_died)
 
     def open(self) -> list[Departure]:
@@ -269,6 +271,8 @@ class Departures:
                 asked_monotonic_s=departure.asked_monotonic_s, now_monotonic_s=self._clock.monotonic_s(),
                 now_wall_s=self._clock.wall_s(), memory_bytes=departure.effects.memory_bytes,
             )  # fmt: skip
+            if departure.effects.untold:
+                await self.remind(record)
             self.ended[report.outcome] = self.ended.get(report.outcome, 0) + 1
             await keep_end(self._journal, record, report)
             if report.outcome == "completed":
@@ -386,4 +390,8 @@ class Departures:
 
 
 async def _nothing() -> None:
+    return None
+
+
+async def _nothing_more(record: Record) -> None:
     return None

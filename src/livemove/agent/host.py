@@ -71,6 +71,7 @@ class Host:
         )
         self.leftovers = Leftovers(lambda: self.settings, self.vms, self.journal, self._open_journeys)
         self.overruled = Overruled(self.database, self.journal, self.client_to)
+        self.departures.remind = self.overruled.remind
         self.resolution = Resolution(
             settings.name, self.departures, self.arrivals, self.journal, self.overruled, self.client_to
         )

@@ -1,6 +1,7 @@
-"""Hosts that were declared dead must learn, when they come back, that a VM is no longer theirs.
+"""What a destination must still be told when it can be reached again; on record until it has confirmed it.
 
-The word of an operator is on record until the host that was overruled has confirmed that it does not run the VM.
+``overrule``: it was declared dead, and the VM is no longer its own. ``abandon``: the journey ended while it was out of
+reach, and it may hold a copy of the VM that it will never be given.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ import asyncio
 import logging
 import sqlite3
 from collections.abc import Callable
+from typing import Literal
 
 from livemove.api.client import AgentClient
 from livemove.base.database import Database
-from livemove.base.errors import Conflict, LinkError, LivemoveError
+from livemove.base.errors import Conflict, LinkError, LivemoveError, StateUnwritable
 from livemove.base.tasks import cancel_and_wait, spawn
 from livemove.migration.journal import Journal, Record
 
@@ -32,17 +34,24 @@ class Overruled:
         self._task: asyncio.Task[None] | None = None
         self._complained: set[str] = set()
 
-    async def add(self, record: Record) -> None:
+    async def add(self, record: Record, word: Literal["overrule", "abandon"]) -> None:
         """Put it on record, durably, once the VM is this host's again."""
 
         def work(db: sqlite3.Connection) -> None:
             db.execute(
-                "INSERT OR REPLACE INTO overruled (journey, host, vm, vm_uuid, person) VALUES (?,?,?,?,?)",
-                (record.id, record.destination, record.vm, record.vm_uuid, record.person),
+                "INSERT OR REPLACE INTO overruled (journey, host, vm, vm_uuid, person, word) VALUES (?,?,?,?,?,?)",
+                (record.id, record.destination, record.vm, record.vm_uuid, record.person, word),
             )
 
         await self._database.run(work, durable=True)
         self.start()
+
+    async def remind(self, record: Record) -> None:
+        """The destination shall forget the journey when it can be reached again."""
+        try:
+            await self.add(record, "abandon")
+        except StateUnwritable as error:
+            _log.error("journey %s: %s is not reminded to forget it: %s", record.id, record.destination, error)
 
     def start(self) -> None:
         """Tell those that are on record; called at the agent's start and when one is added."""
@@ -71,7 +80,10 @@ class Overruled:
     async def _tell_one(self, row: sqlite3.Row) -> bool:
         try:
             async with self._client_to(row["host"]) as client:
-                await client.overrule(row["journey"], timeout_s=TELL_TIMEOUT_S)
+                if row["word"] == "abandon":
+                    await client.abandon(row["journey"], timeout_s=TELL_TIMEOUT_S)
+                else:
+                    await client.overrule(row["journey"], timeout_s=TELL_TIMEOUT_S)
         except LinkError:
             return False
         except Conflict as error:

@@ -80,7 +80,7 @@ class Resolution:
         departure = self._departures.find(vm)
         if departure is None:
             record = await self._departures.recovery.take_back(vm, person)
-            await self._overruled.add(record)
+            await self._overruled.add(record, "overrule")
             return f"VM {vm} is stopped on {self._host}; it may be started."
         try:
             async with asyncio.timeout(TAKEN_BACK_S):
@@ -90,7 +90,7 @@ class Resolution:
             raise OutcomeUnknown(f"VM '{vm}' is not back yet after {TAKEN_BACK_S:.0f} s.") from error
         if departure.runner.state.owner is not Owner.SOURCE:
             return f"{view.destination} answered after all: VM {vm} is there."
-        await self._overruled.add(departure.record)
+        await self._overruled.add(departure.record, "overrule")
         return f"VM {vm} is {self._host}'s again."
 
     # Evidence -------------------------------------------------------------------------------------------------------

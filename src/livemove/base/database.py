@@ -47,7 +47,8 @@ CREATE TABLE IF NOT EXISTS events (
 CREATE INDEX IF NOT EXISTS events_journey ON events (journey, number);
 CREATE TABLE IF NOT EXISTS used_grants (id TEXT PRIMARY KEY, expires_wall_s REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS overruled (
-    journey TEXT PRIMARY KEY, host TEXT NOT NULL, vm TEXT NOT NULL, vm_uuid TEXT NOT NULL, person TEXT NOT NULL);
+    journey TEXT PRIMARY KEY, host TEXT NOT NULL, vm TEXT NOT NULL, vm_uuid TEXT NOT NULL, person TEXT NOT NULL,
+    word TEXT NOT NULL);
 """
 
 

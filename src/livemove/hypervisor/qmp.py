@@ -170,8 +170,12 @@ class Monitor:
         monitor._watcher = spawn(monitor._watch(), name=f"qmp {name}")
         return monitor
 
-    async def execute(self, command: str, arguments: dict[str, Any] | None = None, *, timeout_s: float = 30) -> Any:
+    async def execute(
+        self, command: str, arguments: dict[str, Any] | None = None, *, timeout_s: float = 30, oob: bool = False
+    ) -> Any:
         """What QEMU returns for `command`.
+
+        :param oob: out of band: carried out even while QEMU's main loop is blocked; few commands allow it.
 
         :raise QemuFailed: QEMU refused it; ``details`` has ``class``, ``description`` and ``command``.
         :raise QemuGone: there is no connection, or it ended before the answer; it may or may not have been carried out.
@@ -183,7 +187,7 @@ class Monitor:
             raise Bug(f"The arguments of '{command}' for {self.name} are no JSON: {error}.") from error
         try:
             async with asyncio.timeout(timeout_s):
-                answer = await self._client.execute(command, arguments)
+                answer = await self._client.execute(command, arguments, oob=oob)
         except TimeoutError as error:
             raise QemuSilent(
                 f"QEMU of {self.name} did not answer '{command}' within {timeout_s:g} s; whether it was carried out is not known."

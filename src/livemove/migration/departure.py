@@ -29,7 +29,7 @@ from livemove.migration.model import GuestRun, State, Verify
 from livemove.migration.preparing import Preparation, Route, SourceVm
 from livemove.migration.threads import MigrationCpu
 from livemove.migration.verifying import MemoryComparison
-from livemove.migration.watching import SourceWatch
+from livemove.migration.watching import STALL_S, SourceWatch
 
 _log = logging.getLogger(__name__)
 
@@ -66,6 +66,8 @@ class DirectDeparture:
         self._sampling: asyncio.Task[None] | None = None
         self._round_began = asyncio.Event()
         self._asked = 0
+        #: the destination could not be told to forget the journey
+        self.untold = False
         self._comparison: MemoryComparison | None = None
 
     @property
@@ -99,6 +101,7 @@ class DirectDeparture:
                 await self._client.arm(self.record.id)
                 return on.HandOverArmed()
             case do.OpenLatch():
+                self._watch.patience_s = STALL_S + 2 * command.latch_s
                 await self._adjust(self.engine.open_latch(command.latch_s, command.rate_bytes_per_s))
                 return None
             case do.ThrottleGuest():
@@ -238,6 +241,7 @@ class DirectDeparture:
         self._asked += 1
 
     async def _cancel_copy(self, *, resume: bool) -> Event:
+        began_s = self._clock.monotonic_s()
         await self._stop_sampling()
         if self._comparison is not None:
             self._comparison.stop()
@@ -245,6 +249,8 @@ class DirectDeparture:
             await self.engine.cancel(resume=resume and await self._has_lease())
         except QemuGone as error:
             return on.SourceQemuDied(error.message)
+        undone_ms = (self._clock.monotonic_s() - began_s) * 1e3
+        self.findings.notes.append(f"The copy was undone, and the VM as it was before, in {undone_ms:.0f} ms.")
         return on.CopyCancelled()
 
     async def _has_lease(self) -> bool:
@@ -270,6 +276,7 @@ class DirectDeparture:
             if answer.reason.startswith(QEMU_ENDED):
                 return on.DestinationAbandoned(answer.reason)
         except LivemoveError as error:
+            self.untold = True
             note = f"The destination could not be told to clean up ({error.message}); it does so by itself within a minute or at its next start."
             self.findings.notes.append(note)
         return on.DestinationAbandoned()

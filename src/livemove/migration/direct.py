@@ -18,7 +18,7 @@ from typing import Any
 from livemove.api.private_files import write_private
 from livemove.base.clock import Clock
 from livemove.base.errors import LivemoveError, QemuFailed, QemuGone
-from livemove.hypervisor.qmp import Monitor
+from livemove.hypervisor.qmp import Monitor, QemuSilent
 from livemove.migration.dh_group import dh_params_pem
 from livemove.policy.convergence import LOW_LATCH_S, Sample
 from livemove.policy.transport import Agreement
@@ -216,9 +216,9 @@ class DirectSource:
         self.started_monotonic_s = self._clock.monotonic_s()
         await self.monitor.execute("migrate", {"channels": [{"channel-type": "main", "addr": inet}]})
 
-    async def read(self) -> Counters:
-        """Read QEMU's counters."""
-        answer = await self.monitor.execute("query-migrate", timeout_s=20)
+    async def read(self, *, timeout_s: float = 20) -> Counters:
+        """Read QEMU's counters. Raises QemuGone, QemuSilent."""
+        answer = await self.monitor.execute("query-migrate", timeout_s=timeout_s)
         ram = answer.get("ram", {})
         counters = self.counters
         counters.status = str(answer.get("status", "none"))
@@ -276,15 +276,14 @@ class DirectSource:
 
         :raise QemuGone: the process went away.
         """
-        if self.tls and (await self.read()).status == "active":
+        try:
+            over = await self._cancel_politely()
+        except QemuSilent:
+            # its main loop waits for the lock that a thread holds while it sends into a dead path
+            over = False
+        if not over:
             with contextlib.suppress(QemuFailed):
-                await self.monitor.execute("migrate-set-parameters", {"max-bandwidth": STANDSTILL_BYTES_PER_S})
-                await asyncio.sleep(STANDSTILL_S)
-        with contextlib.suppress(QemuFailed):
-            await self.monitor.execute("migrate_cancel", timeout_s=5)
-        if not await self._until_over(CANCEL_PATIENCE_S):
-            with contextlib.suppress(QemuFailed):
-                await self.monitor.execute("yank", {"instances": [{"type": "migration"}]}, timeout_s=5)
+                await self.monitor.execute("yank", {"instances": [{"type": "migration"}]}, timeout_s=5, oob=True)
             if not await self._until_over(20):
                 raise QemuFailed(
                     f"QEMU of {self.monitor.name} has not ended its migration 20 s after it was cancelled."
@@ -293,16 +292,28 @@ class DirectSource:
             await self.ensure_running()
         await self.forget()
 
+    async def _cancel_politely(self) -> bool:
+        """Whether QEMU ended the copy as it should. Raises QemuSilent when it does not even answer."""
+        if self.tls and (await self.read(timeout_s=CANCEL_PATIENCE_S)).status == "active":
+            with contextlib.suppress(QemuFailed):
+                await self.monitor.execute(
+                    "migrate-set-parameters", {"max-bandwidth": STANDSTILL_BYTES_PER_S}, timeout_s=CANCEL_PATIENCE_S
+                )
+                await asyncio.sleep(STANDSTILL_S)
+        with contextlib.suppress(QemuFailed):
+            await self.monitor.execute("migrate_cancel", timeout_s=CANCEL_PATIENCE_S)
+        return await self._until_over(CANCEL_PATIENCE_S, answer_s=CANCEL_PATIENCE_S)
+
     async def ensure_running(self) -> None:
         """The guest runs when this returns. Raises QemuFailed when QEMU cannot run it."""
         status = await self.monitor.execute("query-status")
         if not status["running"]:
             await self.monitor.execute("cont")
 
-    async def _until_over(self, patience_s: float) -> bool:
+    async def _until_over(self, patience_s: float, *, answer_s: float = 20) -> bool:
         deadline = self._clock.monotonic_s() + patience_s
         while True:
-            if (await self.read()).status in _OVER:
+            if (await self.read(timeout_s=answer_s)).status in _OVER:
                 return True
             if self._clock.monotonic_s() > deadline:
                 return False

@@ -6,15 +6,20 @@ tells which it was.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Callable
 
 from livemove.base.errors import HypervisorError
 from livemove.base.tasks import spawn
-from livemove.hypervisor.qmp import MONITOR_CLOSED, Monitor, QmpEvent
+from livemove.hypervisor.qmp import MONITOR_CLOSED, Monitor, QemuSilent, QmpEvent
 from livemove.migration import events as on
 from livemove.migration.events import Event
 from livemove.migration.ledger import Ledger
+
+#: Longer than the breaks that networks heal by themselves (a spanning tree, a switch that fails over), TCP's pause included.
+STALL_S = 15.0
+STALL_LOOK_S = 0.5
 
 _BY_STATUS: dict[str, type[Event]] = {
     "finish-migrate": on.SourceStopped,
@@ -35,6 +40,9 @@ class SourceWatch:
         self._post = post
         self._unsubscribe: Callable[[], None] | None = None
         self._in_finish = False
+        self._blackout: asyncio.Task[None] | None = None
+        #: how long a blackout may be without any sign of progress; a longer latch allows more
+        self.patience_s = STALL_S
         #: called at the start of every round, for a reading without delay
         self.on_round: Callable[[], None] = lambda: None
 
@@ -46,6 +54,8 @@ class SourceWatch:
         if self._unsubscribe is not None:
             self._unsubscribe()
             self._unsubscribe = None
+        if self._blackout is not None:
+            self._blackout.cancel()
 
     def _heard(self, event: QmpEvent) -> None:
         match event.name:
@@ -90,6 +100,34 @@ class SourceWatch:
             kind = _BY_STATUS.get(status)
             if kind is not None:
                 self._post(kind())
+            if status == "finish-migrate" and self._blackout is None:
+                self._blackout = spawn(self._watch_blackout(), name="watch the blackout")
+                self._blackout.add_done_callback(self._blackout_is_over)
+
+    def _blackout_is_over(self, task: asyncio.Task[None]) -> None:
+        self._blackout = None
+
+    async def _watch_blackout(self) -> None:
+        """The guest stands still: a path that is dead must not keep it so until TCP gives up, a quarter of an hour later.
+
+        While QEMU sends the last pages its main loop may wait for the thread that does, so no answer is no progress either.
+        """
+        seen: object = None
+        left_s = self.patience_s
+        while left_s > 0:
+            await asyncio.sleep(STALL_LOOK_S)
+            try:
+                answer = await self._monitor.execute("query-migrate", timeout_s=left_s)
+            except QemuSilent:
+                break
+            except HypervisorError:
+                return
+            if answer.get("status") in ("none", "completed", "failed", "cancelled"):
+                return
+            sent = answer.get("ram", {}).get("transferred"), answer.get("status")
+            left_s = self.patience_s if sent != seen else left_s - STALL_LOOK_S
+            seen = sent
+        self._post(on.CopyFailed(f"nothing was sent for {self.patience_s:.0f} s while the guest stood still"))
 
     async def _why_failed(self) -> None:
         reason = "QEMU does not say why"

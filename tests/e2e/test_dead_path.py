@@ -1,0 +1,60 @@
+"""A path that dies while the guest stands still: the worst moment, because QEMU itself then waits for TCP, a quarter of an hour."""
+
+from __future__ import annotations
+
+import pytest
+
+from livemove.lab import faults
+
+from .world import Guest, World, other
+
+pytestmark = pytest.mark.qemu
+
+#: bytes per second: what is left after the rounds takes a second or two
+SLOW_LINK = 5_000_000
+
+
+def _into_the_blackout(world: World, guest: Guest) -> str:
+    source = guest.host
+    world.do(faults.set_rate(world.lab, 0, SLOW_LINK))
+    guest.load(600, 6)
+    journey = world.start_journey(guest.name, source, downtime_s=2.5)
+    world.wait(lambda: world.phase(source, journey) == "blackout", "the guest stands still", pause_s=0.005)
+    return journey
+
+
+@pytest.mark.timeout(300)
+def test_a_path_that_stays_dead_gives_the_vm_back(world: World, guest: Guest) -> None:
+    source, destination = guest.host, other(guest.host)
+    journey = _into_the_blackout(world, guest)
+    world.do(faults.black_hole(world.lab, 0))
+    try:
+        report = world.report(source, journey, timeout_s=60)
+        assert (report.outcome, report.owner, report.code) == ("failed", "source", "link-lost")
+        assert "nothing was sent" in report.reason
+        assert guest.view().state == "running"
+        assert guest.runs()
+    finally:
+        world.do(faults.heal(world.lab, 0))
+    # the destination could not be told, and is told now
+    guest.exactly_one(source)
+    assert world.vm(destination, guest.name) is None or world.vm(destination, guest.name).state == "moved"
+    guest.check()
+    world.do(faults.set_rate(world.lab, 0, 125_000_000))
+    guest.move()
+
+
+@pytest.mark.timeout(300)
+def test_a_path_that_is_back_after_seconds_ends_the_journey_well(world: World, guest: Guest) -> None:
+    """What rebooted other people's guests."""
+    source, destination = guest.host, other(guest.host)
+    journey = _into_the_blackout(world, guest)
+    world.do(faults.black_hole(world.lab, 0))
+    until_s = world.clock.monotonic_s() + 5
+    world.wait(lambda: world.clock.monotonic_s() > until_s, "five seconds pass")
+    world.do(faults.heal(world.lab, 0))
+    report = world.report(source, journey, timeout_s=60)
+    assert (report.outcome, report.owner) == ("completed", "destination"), report
+    assert report.downtime_ms is not None and report.downtime_ms > 5000
+    guest.exactly_one(destination)
+    guest.check()
