@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
 from livemove.lab import faults
 
-from .world import Guest, World, other
+from .world import SLOW, Guest, World, other
 
 pytestmark = pytest.mark.qemu
 
@@ -57,4 +59,24 @@ def test_a_path_that_is_back_after_seconds_ends_the_journey_well(world: World, g
     assert (report.outcome, report.owner) == ("completed", "destination"), report
     assert report.downtime_ms is not None and report.downtime_ms > 5000
     guest.exactly_one(destination)
+    guest.check()
+
+
+def test_a_source_s_qemu_that_hangs_is_not_taken_for_dead(world: World, guest: Guest) -> None:
+    source = guest.host
+    journey = world.start_journey(guest.name, source, SLOW)
+    world.wait_copying(source, journey)
+    process = world.qemu(source, guest.name)
+    assert process is not None
+    faults.kill(world.lab, process.pid, signal.SIGSTOP)
+    try:
+        world.ask(source, lambda agent: agent.cancel_journey(journey))
+        until_s = world.clock.monotonic_s() + 10
+        world.wait(lambda: world.clock.monotonic_s() > until_s, "ten seconds pass")
+        assert world.phase(source, journey) == "aborting"
+    finally:
+        faults.kill(world.lab, process.pid, signal.SIGCONT)
+    assert world.report(source, journey).outcome == "cancelled"
+    assert guest.view().pid == process.pid
+    guest.exactly_one(source)
     guest.check()

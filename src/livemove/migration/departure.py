@@ -15,8 +15,9 @@ from livemove.api.incoming_models import (
 )
 from livemove.api.models import VerificationView
 from livemove.base.clock import Clock
-from livemove.base.errors import Bug, LivemoveError, QemuGone
+from livemove.base.errors import Bug, LivemoveError, QemuFailed, QemuGone
 from livemove.base.tasks import cancel_and_wait, spawn
+from livemove.hypervisor.qmp import QemuSilent
 from livemove.migration import commands as do
 from livemove.migration import events as on
 from livemove.migration.commands import Command
@@ -41,6 +42,7 @@ KEEPALIVE_S = 5.0
 GO_PATIENCE_S = 8.0
 ASK_INTERVALS_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 ABANDON_PATIENCE_S = 3.0
+CANCEL_AGAIN_S = 1.0
 
 
 class DirectDeparture:
@@ -245,10 +247,18 @@ class DirectDeparture:
         await self._stop_sampling()
         if self._comparison is not None:
             self._comparison.stop()
-        try:
-            await self.engine.cancel(resume=resume and await self._has_lease())
-        except QemuGone as error:
-            return on.SourceQemuDied(error.message)
+        while True:
+            try:
+                await self.engine.cancel(resume=resume and await self._has_lease())
+                break
+            except (QemuFailed, QemuSilent) as error:
+                # a QEMU that hangs is not dead: its guest is to run here as soon as it can
+                if await self._vm.has_ended():
+                    return on.SourceQemuDied(error.message)
+                _log.error("journey %s: the copy is not undone yet: %s", self.record.id, error)
+                await asyncio.sleep(CANCEL_AGAIN_S)
+            except QemuGone as error:
+                return on.SourceQemuDied(error.message)
         undone_ms = (self._clock.monotonic_s() - began_s) * 1e3
         self.findings.notes.append(f"The copy was undone, and the VM as it was before, in {undone_ms:.0f} ms.")
         return on.CopyCancelled()
