@@ -277,6 +277,7 @@ def test_a_source_that_crashes_while_it_is_cancelled():
     book >> on.SourceQemuDied("segfault") >> on.DestinationAbandoned() << do.Finish()
     abort = book.ends(Phase.FAILED, Owner.SOURCE).abort
     assert abort is not None and abort.ending is Ending.SOURCE_CRASHED
+    assert "crashed on the source: segfault" in abort.reason and "Cancelled by ann" in abort.reason
 
 
 def test_the_deadline_brings_the_guest_back():

@@ -285,7 +285,7 @@ def _copy_is_over(state: State, event: Event) -> Result:
     assert state.abort is not None
     abort = replace(state.abort, copy_stopped=True)
     if isinstance(event, on.SourceQemuDied) and abort.ending is not Ending.SOURCE_CRASHED:
-        text = f"{abort.reason} Then the source's QEMU ended: {event.reason}"
+        text = f"The VM crashed on the source: {event.reason} (noticed first: {abort.reason})"
         abort = replace(abort, ending=Ending.SOURCE_CRASHED, code="qemu-gone", reason=text)
     return _finish_abort(replace(state, abort=abort, copy_started=False))
 
