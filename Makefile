@@ -1,5 +1,5 @@
 # Every target works alone, from a clean clone on Debian 12 or 13.
-.PHONY: help setup demo test fuzz kill-matrix clean
+.PHONY: help setup demo test fuzz kill-matrix soak clean
 .DEFAULT_GOAL := help
 
 help:
@@ -8,6 +8,7 @@ help:
 	@echo "make test    setup, then every check and every test (root)"
 	@echo "make fuzz    what is read from outside, with many more examples than make test (FUZZ_EXAMPLES=2000)"
 	@echo "make kill-matrix   setup, then kill, stop and cut off everything at every point of a journey (root; 20 minutes)"
+	@echo "make soak    setup, then journeys with faults at random moments (root; MINUTES=60, SEED=n repeats one)"
 	@echo "make clean   remove .venv and what the tools left; installed packages stay"
 
 setup:
@@ -30,6 +31,10 @@ fuzz: setup
 # SHARD=1/2 plays the first of two halves; without it both play side by side
 kill-matrix: setup
 	.venv/bin/python -m tests.kill_matrix $(if $(SHARD),--shard $(SHARD))
+
+MINUTES ?= 60
+soak: setup
+	.venv/bin/python -m tests.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist src/*.egg-info

@@ -107,15 +107,9 @@ class JourneyRunner:
         leads to the same question, and a fsync of the source would lengthen the blackout.
         """
         state = self.state
-        if _journaled(state) == _journaled(before):
+        if not is_journaled(before, state):
             return True
-        durable = (
-            state.may_hand_over is not before.may_hand_over
-            or state.armed is not before.armed
-            or state.owner is not before.owner
-            or (state.phase is Phase.ABORTING and before.phase is not state.phase and state.may_hand_over)
-            or state.phase.terminal
-        ) and state.phase is not Phase.HANDING_OVER
+        durable = is_durable(before, state)
         save = functools.partial(
             self._journal_of.save, self.record, state, cause, durable=durable, closed=state.phase.terminal
         )
@@ -164,8 +158,23 @@ class JourneyRunner:
             self.post(outcome)
 
 
+def is_journaled(before: State, state: State) -> bool:
+    """Whether the change is worth a line; counters and memories of the convergence are not."""
+    return _journaled(state) != _journaled(before)
+
+
+def is_durable(before: State, state: State) -> bool:
+    """Whether the line of this change must have reached the disk before anything follows from it."""
+    return (
+        state.may_hand_over is not before.may_hand_over
+        or state.armed is not before.armed
+        or state.owner is not before.owner
+        or (state.phase is Phase.ABORTING and before.phase is not state.phase and state.may_hand_over)
+        or state.phase.terminal
+    ) and state.phase is not Phase.HANDING_OVER
+
+
 def _journaled(state: State) -> tuple[object, ...]:
-    """What of a state is worth a line; counters and memories of the convergence are not."""
     return (
         state.phase, state.owner, state.may_hand_over, state.armed, state.copied, state.guest, state.source_gone,
     )  # fmt: skip
