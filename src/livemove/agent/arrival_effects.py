@@ -19,7 +19,7 @@ from livemove.agent.vm_records import VmRecord
 from livemove.agent.vms import Vms
 from livemove.base.clock import Clock
 from livemove.base.database import until_written
-from livemove.base.errors import LivemoveError, QemuGone, StateUnwritable
+from livemove.base.errors import HypervisorError, LivemoveError, QemuGone, StateUnwritable
 from livemove.base.fault_points import around
 from livemove.base.settings import HostSettings
 from livemove.base.tasks import cancel_and_wait, spawn
@@ -247,13 +247,17 @@ class ArrivalEffects:
                 return
             if self._vms.find_running(arrival.record.vm) is not running:
                 await cancel_and_wait(running.watch)
-                now = (
-                    "running" if arrival.state.continued else (await running.monitor.execute("query-status"))["status"]
-                )
-                running.status = str(now)
+                running.status = "running" if arrival.state.continued else "paused"
+                if not arrival.state.continued:
+                    with contextlib.suppress(HypervisorError):
+                        running.status = str((await running.monitor.execute("query-status"))["status"])
                 self._vms.adopt(running)
-            vm = self._vms.records.get(arrival.record.vm)
-            await self._vms.records.put(replace(vm, backing=describe_backing(running.process, running.frozen)))
+            # it may have died already, which whoever watches it now puts on record
+            with contextlib.suppress(QemuGone):
+                backing = describe_backing(running.process, running.frozen)
+                vm = self._vms.records.get(arrival.record.vm)
+                if vm.process == running.process:
+                    await self._vms.records.put(replace(vm, backing=backing))
             with contextlib.suppress(LivemoveError):
                 if arrival.state.continued:
                     # QEMU announces by itself when it arrives; a second series covers switches that were slow to learn
