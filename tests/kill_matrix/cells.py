@@ -40,7 +40,7 @@ source.journal.after.created            S    S    S    .    X    X    S         
 destination.journal.after.grant         S    S+   S    .    X    X    S         D    D    D    .    D    D    D         D
 destination.before.start-qemu           S    S    S    .    X    X    S         D    D    D    .    D    D    D         D
 destination.after.start-qemu            S+   S+   S    S    X    X    S         D    D    D    D    D    D    D         D
-source.after.OpenConnection             S    S    S    S    X    X    S         D    D    D    D    D    D    D         D
+source.after.OpenConnection             S    S    S    S    X+   X    S         D    D    D    D    D    D    D         D
 source.before.ArmHandOver               S    S    S+   S+   X+   X    S         D    D    D    D    D    D    D         D+
 destination.journal.before.armed        S    S    S    S    X    X    S         D    D    D    D    D    D    D         D
 destination.journal.after.armed         S    S    S    S    X    X    S+        D    D    D    D    D    D    D         D
@@ -49,7 +49,7 @@ source.journal.before.CopyCompleted     S+   uS   S    S    D    X    uS        
 source.before.SendGo                    S+   uS+  S+   S+   D+   D+   uS        D+   D    D    D    D+   D    D+        uE+
 destination.journal.before.owned        D+   uS+  S    S    D    D    uS+       D    uD   D    D    D    D    D         uD
 destination.journal.after.owned         D    uD+  D+   S+   D    D    uY        D    uD   D    D    D    D    D         uD+
-destination.after.resume-guest          D    uD+  D    Y    D+   D    uY        D    uD   D    D    D    D    D         uD
+destination.after.resume-guest          D    uD+  D    Y+   D+   D    uY        D    uD   D    D    D    D    D         uD
 source.after.SendGo                     D+   D    D    Y+   D    D+   Y         D    D    D    D    D    D    D         D
 source.before.RemoveSource              D    D    D    Y    D    D    Y         D    D    D    D    D    D    D         D
 source.journal.before.SourceRemoved     D    D    D    Y    .    D    Y         D    D    D    D    .    D    D         D
