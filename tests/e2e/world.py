@@ -310,7 +310,7 @@ def other(host: str) -> str:
 
 def _is_vm_directory(path: Path) -> bool:
     # it stays for the logs, which tell what became of a VM that left or failed to arrive
-    return path.is_dir() and (path.name in ("vms", "keys") or path.parent.name == "vms")
+    return path.is_dir() and (path.name in ("vms", "keys", "leases") or path.parent.name == "vms")
 
 
 @dataclass
@@ -445,6 +445,7 @@ class Guest:
                 wrong.append(f"its QEMUs are {pids}, the agent says {view.pid} at {here[0]}")
             wrong += [f"left at {other(here[0])}: {trace}" for trace in world.traces(other(here[0]))]
             expected = [f"file vms/{self.name}/{name}" for name in ("console.sock", "qmp.sock")]
+            expected.append(f"file leases/{view.uuid}.lease")
             mine = [trace for trace in world.traces(here[0]) if not trace.startswith(("process", "tap"))]
             wrong += [f"left at {here[0]}: {trace}" for trace in mine if trace not in expected]
             groups = sorted(path.name for path in CGROUPS.glob(f"vm-{self.name}-*"))

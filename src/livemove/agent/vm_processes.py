@@ -39,7 +39,12 @@ class Running:
 
 def lease_dir(settings: HostSettings) -> Path:
     """Where the leases of this host's VMs are."""
-    return Path(settings.lease_dir) if settings.lease_dir else settings.state_dir / "leases"
+    return Path(settings.lease_dir) if settings.lease_dir else own_leases(settings)
+
+
+def own_leases(settings: HostSettings) -> Path:
+    """This host's own directory of leases; VMs that were started before `lease_dir` was set have theirs there still."""
+    return settings.run_dir / "leases"
 
 
 class VmProcesses:
@@ -106,6 +111,17 @@ class VmProcesses:
         await running.monitor.close()
         await self.remove_taps(running.frozen, list(running.taps))
         self.remove_sockets(running.frozen.name)
+        self.remove_lease(running.frozen.uuid)
+
+    def remove_lease(self, vm_uuid: str) -> None:
+        """The file of a QEMU that has ended, where it is this host's own; a shared one may be another host's by now."""
+        (own_leases(self._settings()) / f"{vm_uuid}.lease").unlink(missing_ok=True)
+
+    def remove_stale_leases(self, kept: set[str]) -> None:
+        """Those of this host's own that crashes have left, at the agent's start: all but the VMs' that run here."""
+        for path in own_leases(self._settings()).glob("*.lease"):
+            if path.stem not in kept:
+                path.unlink(missing_ok=True)
 
     def remove_sockets(self, name: str) -> None:
         for socket in ("qmp.sock", "console.sock"):

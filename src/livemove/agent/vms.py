@@ -317,6 +317,7 @@ class Vms(VmProcesses):
                 await self.note_ended(record)
             elif not await self._find(record):
                 self.mute[record.name] = spawn(self._search(record), name=f"search QEMU of {record.name}")
+        self.remove_stale_leases({record.uuid for record in self.records.all() if record.process is not None})
 
     async def _find(self, record: VmRecord) -> bool:
         assert record.process is not None and record.frozen is not None
@@ -349,6 +350,7 @@ class Vms(VmProcesses):
         await processes.remove_cgroup(record.process.cgroup)
         await self.remove_taps(record.frozen, list(self.taps_of(record.frozen)))
         self.remove_sockets(record.name)
+        self.remove_lease(record.uuid)
         await self.records.put(stopped(record))
 
     async def stop_powered_off(self) -> None:

@@ -41,7 +41,7 @@ class HostSettings(BaseModel):
     )
     lease_dir: str = Field(
         "",
-        description="Directory of the locks that VMs hold while they run; one that all hosts share, and that locks, binds them all. Empty: a directory of this host's own in state_dir.",
+        description="Directory of the locks that VMs hold while they run; one that all hosts share, and that locks, binds them all. Empty: a directory of this host's own in run_dir.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="How much the agent logs to standard error."

@@ -6,7 +6,7 @@ So every VM has a file of its own in the lease directory, which is open in its Q
 and ends with QEMU, however that ends; no time-out and no clock is involved. In the hand-over the source's agent gives it up
 before the GO and the destination's takes it before its guest runs, both through pidfd_getfd(2) (Linux 5.6, CAP_SYS_PTRACE).
 
-In a directory of the host's own it keeps two agents, or two QEMUs, of one host apart. In a directory that the hosts share
+In a directory of the host's own it keeps two QEMUs of one VM apart there. In a directory that the hosts share
 (NFS 4, a cluster file system: whatever carries flock between hosts) it binds all of them; both hosts of a journey must then
 mean the same directory, which its :func:`domain` tells.
 """
