@@ -30,6 +30,8 @@ FIRST_PORT = 4610
 #: Waits are for ends that must come, however loaded the machine is; only a hang is longer.
 PATIENCE_S = 240.0
 JOURNEY_S = 3.5
+#: Two sockets and a lease.
+FILES_OF_A_VM = 3
 
 
 class Soak:
@@ -173,13 +175,15 @@ class Soak:
                 wrong.append(f"{guest.name} has {groups} cgroups")
             for host in running:
                 expected[host] += [f"file vms/{guest.name}/{name}" for name in ("console.sock", "qmp.sock")]
+                if view is not None:
+                    expected[host].append(f"file leases/{view.uuid}.lease")
         for host in HOSTS:
             left = [trace for trace in self.world.traces(host) if not trace.startswith(("process", "tap"))]
             if left != sorted(expected[host]):
                 wrong.append(f"{host} has {left}, not {sorted(expected[host])}")
             taps = sum(trace.startswith("tap") for trace in self.world.traces(host))
-            if taps != len(expected[host]) // 2:
-                wrong.append(f"{host} has {taps} taps for {len(expected[host]) // 2} VMs")
+            if taps != len(expected[host]) // FILES_OF_A_VM:
+                wrong.append(f"{host} has {taps} taps for {len(expected[host]) // FILES_OF_A_VM} VMs")
             more = self._listening(host) - self._sockets[host] if not wrong else set()
             if more:
                 wrong.append(f"{host} listens on {sorted(more)}")
