@@ -7,7 +7,7 @@ help:
 	@echo "make demo    setup, then move a running VM between two hosts made on this machine (root)"
 	@echo "make test    setup, then every check and every test (root)"
 	@echo "make fuzz    what is read from outside, with many more examples than make test (FUZZ_EXAMPLES=2000)"
-	@echo "make kill-matrix   setup, then kill, stop and cut off everything at every point of a journey (root; 20 minutes)"
+	@echo "make kill-matrix   setup, then kill, stop and cut off everything at 26 points of a journey (root; 15 minutes)"
 	@echo "make soak    setup, then journeys with faults at random moments (root; MINUTES=60, SEED=n repeats one)"
 	@echo "make clean   remove .venv and what the tools left; installed packages stay"
 

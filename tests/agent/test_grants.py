@@ -96,7 +96,7 @@ def test_the_wrong_presenter_vm_or_host(cluster: dict[str, Identity]) -> None:
 
 
 def test_a_grant_of_another_host_signed_by_it_is_refused(cluster: dict[str, Identity]) -> None:
-    payload, _ = open_token(grant_of(cluster), "lmg1", parts=2, max_chars=MAX_CHARS, what="grant")
+    payload, _ = open_token(grant_of(cluster), "lmg1", parts=2, max_chars=MAX_CHARS, what="grant", remedy="")
     for signer in ("alpha", "gamma", "ann"):
         forged = seal_token("lmg1", payload, sign(cluster[signer], b"livemove grant 1\n" + payload))
         with pytest.raises(NotPermitted, match="not signed"):
@@ -104,7 +104,7 @@ def test_a_grant_of_another_host_signed_by_it_is_refused(cluster: dict[str, Iden
 
 
 def test_a_signature_for_another_purpose_is_refused(cluster: dict[str, Identity]) -> None:
-    payload, _ = open_token(grant_of(cluster), "lmg1", parts=2, max_chars=MAX_CHARS, what="grant")
+    payload, _ = open_token(grant_of(cluster), "lmg1", parts=2, max_chars=MAX_CHARS, what="grant", remedy="")
     with pytest.raises(NotPermitted, match="not signed"):
         check(cluster, seal_token("lmg1", payload, sign(cluster["beta"], payload)))
 
@@ -123,7 +123,7 @@ def test_a_signature_for_another_purpose_is_refused(cluster: dict[str, Identity]
 def test_a_well_signed_grant_is_checked_all_the_same(
     cluster: dict[str, Identity], field: str, value: Any, fault: str
 ) -> None:
-    payload, _ = open_token(grant_of(cluster), "lmg1", parts=2, max_chars=MAX_CHARS, what="grant")
+    payload, _ = open_token(grant_of(cluster), "lmg1", parts=2, max_chars=MAX_CHARS, what="grant", remedy="")
     changed = json.dumps({**json.loads(payload), field: value}).encode()
     token = seal_token("lmg1", changed, sign(cluster["beta"], b"livemove grant 1\n" + changed))
     with pytest.raises(NotPermitted, match=fault):
@@ -132,7 +132,7 @@ def test_a_well_signed_grant_is_checked_all_the_same(
 
 @pytest.mark.parametrize("field", sorted(Grant.model_fields))
 def test_an_altered_field_breaks_the_signature(cluster: dict[str, Identity], field: str) -> None:
-    payload, signature = open_token(grant_of(cluster), "lmg1", parts=2, max_chars=MAX_CHARS, what="grant")
+    payload, signature = open_token(grant_of(cluster), "lmg1", parts=2, max_chars=MAX_CHARS, what="grant", remedy="")
     values = json.loads(payload)
     old = values[field]
     values[field] = old + 1000 if isinstance(old, float) else {"operator": "admin"}.get(old, old[::-1] + "a")

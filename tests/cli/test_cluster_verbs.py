@@ -83,12 +83,15 @@ def test_invite_and_join(cli: Cli, begun: Path, tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(join_client, "join_cluster", join_cluster)
     monkeypatch.setattr(sys, "stdin", io.StringIO(f"{token}\n"))
-    joined = cli("cluster", "join", "-", "--address", "192.0.2.2:7443", "--config", str(config))
+    assert f"livemove cluster join --address IP:PORT\n\n{token}" in ended.out, "the command does not hold the secret"
+    joined = cli("cluster", "join", "--address", "192.0.2.2:7443", "--config", str(config))
     assert joined.code == 0, joined.err
     assert "'beta'" in joined.out
     assert load_settings(config).name == "beta"
     again = cli("cluster", "join", token, "--address", "192.0.2.3:7443", "--config", str(begun), "--json")
     assert again.code == NotPermitted.exit_code
+    short = cli("cluster", "join", token[:-3], "--address", "192.0.2.3:7443", "--config", str(begun), "--json")
+    assert short.code == NotPermitted.exit_code and "copy it whole" in short.json["remedy"]
 
 
 def test_invitations_are_checked(cli: Cli, begun: Path, config: Path, tmp_path: Path) -> None:

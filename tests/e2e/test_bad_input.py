@@ -134,6 +134,28 @@ def test_a_vm_that_does_not_run(world: World, guest: Guest, tmp_path: Path) -> N
         world.livemove("vm", "remove", name)
 
 
+def test_a_device_that_cannot_be_migrated(world: World, guest: Guest, tmp_path: Path) -> None:
+    """The dry run says the same as the journey."""
+    name = guest.name.replace("db1", "shm")
+    words = ["-object", "memory-backend-ram,id=shm,size=1M,share=on", "-device", "ivshmem-plain,memdev=shm"]
+    path = tmp_path / "shm.toml"
+    path.write_text(f'name = "{name}"\nextra_arguments = {json.dumps(words)}\n[memory]\nsize = "64MiB"\n')
+    for host in HOSTS:
+        world.settings(host, {"allow_extra_arguments": "true"})
+    try:
+        world.livemove("vm", "define", str(path), "--host", "A")
+        world.livemove("vm", "start", name)
+        with unchanged(world, guest):
+            for more in (("--dry-run",), ()):
+                error = refused(world, "migration-blocked", "migrate", name, "--to", "B", *more)
+                assert name in error["message"] and "ivshmem" in error["message"], error
+    finally:
+        world.livemove("vm", "stop", "--force", name, expect=None)
+        world.livemove("vm", "remove", name, expect=None)
+        for host in HOSTS:
+            world.settings(host, {"allow_extra_arguments": "false"})
+
+
 # The caller ---------------------------------------------------------------------------------------------------------
 
 

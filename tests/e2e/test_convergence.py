@@ -22,7 +22,7 @@ def writer(world: World, guest: Guest) -> Iterator[Guest]:
     """The guest, writing faster than its link carries."""
     world.do(faults.set_rate(world.lab, 0, LINK_BYTES_PER_S))
     guest.load(RATE_PAGES_PER_S, WORKING_SET_MIB)
-    assert _pages_per_s(world, guest) * 4096 > LINK_BYTES_PER_S * 1.5
+    assert guest.pages_per_s() * 4096 > LINK_BYTES_PER_S * 1.5
     yield guest
     guest.load(guest.workload.rate_pages_per_s, guest.workload.working_set_mib)
     for host in HOSTS:
@@ -44,7 +44,7 @@ def test_it_moves_within_the_downtime_when_enough_of_it_is_allowed(world: World,
 
 def test_at_the_deadline_it_is_at_the_source_at_full_speed(world: World, writer: Guest) -> None:
     source = writer.host
-    before = _pages_per_s(world, writer)
+    before = writer.pages_per_s()
     ended = world.livemove(
         "migrate", writer.name, "--to", other(source), "--downtime", "60ms", "--deadline", "6s", "--json", expect=62
     ).json
@@ -54,13 +54,13 @@ def test_at_the_deadline_it_is_at_the_source_at_full_speed(world: World, writer:
     assert (report["outcome"], report["owner"], report["downtime_ms"]) == ("failed", "source", None)
     assert any("rounds no longer shrink" in decision for decision in report["decisions"]), report["decisions"]
     writer.exactly_one(source)
-    assert _pages_per_s(world, writer) > before / 2
+    assert writer.pages_per_s() > before / 2
     writer.check()
 
 
 def test_it_is_slowed_down_where_that_is_allowed_and_runs_at_full_speed_afterwards(world: World, writer: Guest) -> None:
     source = writer.host
-    before = _pages_per_s(world, writer)
+    before = writer.pages_per_s()
     world.settings(source, {"max_throttle": "95"})
     ended = world.livemove(
         "migrate",
@@ -80,16 +80,5 @@ def test_it_is_slowed_down_where_that_is_allowed_and_runs_at_full_speed_afterwar
     assert any("slowed down by up to 95 %" in decision for decision in report["decisions"]), report
     assert 20 <= report["throttled_percent"] <= 95
     writer.exactly_one(other(source))
-    assert _pages_per_s(world, writer) > before / 2
+    assert writer.pages_per_s() > before / 2
     writer.check()
-
-
-def _pages_per_s(world: World, guest: Guest) -> float:
-    """How many pages the guest rewrites, by its own clock."""
-    first = world.guest(guest.address, "stat")
-    world.wait(
-        lambda: int(world.guest(guest.address, "stat")["t_ms"]) - int(first["t_ms"]) > 700, "a moment", pause_s=0.2
-    )
-    last = world.guest(guest.address, "stat")
-    pages = int(last["rewritten"]) - int(first["rewritten"])
-    return pages / (int(last["t_ms"]) - int(first["t_ms"])) * 1e3

@@ -8,6 +8,11 @@ from contextlib import contextmanager
 
 import pytest
 
+from livemove.agent.identity import host_identity_dir
+from livemove.api.client import AgentClient
+from livemove.api.client_identity import load_identity
+from livemove.api.cluster_map import load_map
+from livemove.base.errors import Conflict
 from livemove.lab import faults
 
 from .world import STEADY, Guest, World, other
@@ -116,6 +121,29 @@ def test_a_host_that_answers_is_not_dead(world: World, guest: Guest) -> None:
         assert (report.outcome, report.owner) == ("completed", "destination")
     guest.exactly_one(destination)
     guest.check()
+
+
+def test_a_host_s_word_alone_takes_no_vm_from_another(world: World, guest: Guest) -> None:
+    """A former source that says an operator gave the VM back is believed only while nobody has used it since."""
+    former = guest.host
+    journey = guest.move().id
+    here = guest.host
+    identity = load_identity(host_identity_dir(world.lab.directory(former) / "state"))
+    address = load_map(identity.map_path).address_of(here)
+
+    async def overrule(_: AgentClient) -> None:
+        async with AgentClient(identity, here, address) as client:
+            await client.overrule(journey)
+
+    with pytest.raises(Conflict, match="runs on"):
+        world.ask_once(former, overrule)
+    world.livemove("vm", "stop", "--force", guest.name)
+    with pytest.raises(Conflict, match="started or stopped"):
+        world.ask_once(former, overrule)
+    view = world.vm(here, guest.name)
+    assert view is not None and view.state == "stopped"
+    guest.ensure_running()
+    guest.exactly_one(here)
 
 
 def test_nothing_to_resolve_is_said(world: World, guest: Guest) -> None:

@@ -382,6 +382,18 @@ class Guest:
         self.world.guest(self.address, f"ws {working_set_mib}")
         self.world.guest(self.address, f"rate {rate_pages_per_s}")
 
+    def pages_per_s(self) -> float:
+        """How many pages it rewrites, by its own clock."""
+        first = self.world.guest(self.address, "stat")
+
+        def later() -> bool:
+            return int(self.world.guest(self.address, "stat")["t_ms"]) - int(first["t_ms"]) > 700
+
+        self.world.wait(later, "a moment", pause_s=0.2)
+        last = self.world.guest(self.address, "stat")
+        pages = int(last["rewritten"]) - int(first["rewritten"])
+        return pages / (int(last["t_ms"]) - int(first["t_ms"])) * 1e3
+
     def check(self) -> None:
         """Every page holds what it must, and none was ever seen that did not."""
         checked = self.world.guest(self.address, "check")

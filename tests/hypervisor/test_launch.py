@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 
+import livemove.agent
 from livemove.base.errors import Conflict, CpuUnsupported, MissingPrerequisite, QemuFailed
 from livemove.base.tasks import cancel_and_wait, spawn
 from livemove.hypervisor.command_line import Place, command_line
 from livemove.hypervisor.frozen import FrozenVm
 from livemove.hypervisor.launch import (
+    CAPABILITIES,
     QemuProcess,
     cgroup2_mount,
     find,
@@ -49,7 +51,13 @@ def test_the_systemd_unit() -> None:
     assert argv[-3:] == ["--", "/usr/bin/qemu", "-S"]
     assert "--collect" in argv and "--property=User=qemu" in argv
     assert "--property=StandardError=append:/run/livemove/web1/qemu.log" in argv
-    assert not any("User" in word for word in systemd_run_arguments("web1", ["q"], Path("/r")))
+    assert {"--property=NoNewPrivileges=yes", "--property=CapabilityBoundingSet="} <= {*argv}
+    as_the_agent = systemd_run_arguments("web1", ["q"], Path("/r"))
+    assert not any("User" in word for word in as_the_agent)
+    unit = (Path(livemove.agent.__file__).parent / "livemove-agent.service").read_text()
+    bounds = [line.partition("=")[2] for line in unit.splitlines() if line.startswith("CapabilityBoundingSet=")]
+    assert " ".join(bounds) == CAPABILITIES, "of systemd's child QEMU no more is asked than of the agent's"
+    assert {"--property=NoNewPrivileges=yes", f"--property=CapabilityBoundingSet={CAPABILITIES}"} <= {*as_the_agent}
 
 
 def test_the_end_of_the_log(tmp_path: Path) -> None:

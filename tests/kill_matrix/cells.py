@@ -11,6 +11,7 @@ What must be true at the end is written here, before anything is run:
 | E | S or D, whichever of two messages came first: exactly one                                    |
 | X | the source's QEMU died and nobody else had the VM: it crashed at the source, reported as that |
 | Y | the destination's QEMU died after the VM was handed over: it crashed there                   |
+| Z | as X, but the journey's end may have been on record when its QEMU died: cancelled or failed  |
 | . | there is nothing to strike; see LEFT_OUT                                                     |
 
 A `u` before it: until the victim comes back the source knows that it does not know, and lets nobody run the VM.
@@ -20,6 +21,7 @@ A `+` after it: one of the cells that `make test` runs.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 VICTIMS = (
     "source agent", "destination agent", "both agents", "destination QEMU", "source QEMU", "source host", "destination host",
@@ -61,14 +63,23 @@ CANCELLED = """
                                         kill                                    stop                                  drop
                                         SA   DA   2A   DQ   SQ   SH   DH        SA   DA   2A   DQ   SQ   SH   DH        net
 source.before.CancelCopy                C    C    C    C    X    X    C         C    C    C    C    C    C    C         C
-source.after.CancelCopy                 C+   C    C    C    X    X    C         C    C    C    C    C    C    C         C
+source.after.CancelCopy                 C+   C    C    .    Z    X    C         C    C    C    .    C    C    C         C
 destination.before.kill-qemu            C    C+   C    C    X    X    C         C    C    C    C    C    C    C         C
 destination.journal.before.abandoned    C    C    C    .    X    X    .         C    C    C    .    C    C    .         C
 destination.request.after.abandon       C    C    C    .    X    X    .         C    C    C    .    C    C    .         C
 """
 
+#: In a journey with --verify full. A guest that was not verified is never given away, so its host's crash is its own.
+VERIFIED = """
+                                        kill                                    stop                                  drop
+                                        SA   DA   2A   DQ   SQ   SH   DH        SA   DA   2A   DQ   SQ   SH   DH        net
+source.before.VerifyMemory              S    S    S    S    X    X    S         D    D    D    D    D    D    D         D
+destination.request.before.digests      S+   S    S    S    X    X    S         D    D    D    D    D    D    D         D
+source.journal.after.MemoryVerified     S    uS   S    S    D    D    uS        D    D    D    D    D    D    D         uE
+"""
+
 LEFT_OUT = {
-    "destination QEMU": "no such process at that point: not started yet, or ended already",
+    "destination QEMU": "no such process at that point: not started yet, or ended already, or ending as the copy does",
     "source QEMU": "it has been removed, or is just being removed by its agent",
     "source host": "its QEMU is just being removed: the row above is the same with a certain moment",
     "destination host": "its QEMU has ended already: the same as the destination agent alone",
@@ -81,6 +92,7 @@ class Cell:
 
     :param unknown: whether the owner is unknown until the victim comes back.
     :param in_ci: whether `make test` runs it.
+    :param kind: of journey: a plain one, one that is cancelled while it copies, one with --verify full.
     """
 
     point: str
@@ -89,14 +101,14 @@ class Cell:
     end: str
     unknown: bool
     in_ci: bool
-    cancelled: bool
+    kind: Literal["", "cancelled", "verified"]
 
     @property
     def name(self) -> str:
-        return f"{self.point}, {self.victim}, {self.how}{', cancelled' if self.cancelled else ''}"
+        return f"{self.point}, {self.victim}, {self.how}{', ' if self.kind else ''}{self.kind}"
 
 
-def _read(table: str, *, cancelled: bool) -> tuple[list[Cell], list[tuple[str, str]]]:
+def _read(table: str, kind: Literal["", "cancelled", "verified"]) -> tuple[list[Cell], list[tuple[str, str]]]:
     cells, left_out = [], []
     for line in table.strip().splitlines()[2:]:
         point, *words = line.split()
@@ -106,13 +118,14 @@ def _read(table: str, *, cancelled: bool) -> tuple[list[Cell], list[tuple[str, s
                 left_out.append((point, victim))
                 continue
             end = word.strip("u+")
-            assert end in ("S", "C", "D", "E", "X", "Y"), line
-            cells.append(Cell(point, victim, how, end, word.startswith("u"), word.endswith("+"), cancelled))
+            assert end in ("S", "C", "D", "E", "X", "Y", "Z"), line
+            cells.append(Cell(point, victim, how, end, word.startswith("u"), word.endswith("+"), kind))
     return cells, left_out
 
 
-_plain, _plain_left_out = _read(PLAIN, cancelled=False)
-_cancelled, _cancelled_left_out = _read(CANCELLED, cancelled=True)
-CELLS = (*_plain, *_cancelled)
+_plain, _plain_left_out = _read(PLAIN, "")
+_cancelled, _cancelled_left_out = _read(CANCELLED, "cancelled")
+_verified, _verified_left_out = _read(VERIFIED, "verified")
+CELLS = (*_plain, *_cancelled, *_verified)
 #: (point, victim), both ways of striking
-NOT_IN_IT = tuple(dict.fromkeys((*_plain_left_out, *_cancelled_left_out)))
+NOT_IN_IT = tuple(dict.fromkeys((*_plain_left_out, *_cancelled_left_out, *_verified_left_out)))

@@ -15,7 +15,7 @@ IN_CI = [cell for cell in CELLS if cell.in_ci]
 
 
 def test_the_table_is_whole() -> None:
-    rows = {(cell.point, cell.cancelled) for cell in CELLS}
+    rows = {(cell.point, cell.kind) for cell in CELLS}
     assert {cell.point for cell in CELLS} <= {*POINTS}
     assert len(CELLS) + sum(1 for point, victim in NOT_IN_IT for column in COLUMNS if column[0] == victim) == len(
         rows

@@ -151,7 +151,7 @@ class ArrivalEffects:
         assert arrival.running is not None and arrival.frozen is not None
         vm = VmRecord(
             arrival.record.vm, arrival.record.vm_uuid, arrival.definition, arrival.frozen, arrival.running.process,
-            self._vms.facts.accelerator,
+            self._vms.facts.accelerator, arrived_in=arrival.record.id,
         )  # fmt: skip
         records = self._vms.records
 

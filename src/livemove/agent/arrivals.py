@@ -253,7 +253,11 @@ class Arrivals:
         return f"VM {record.vm} is this host's and {'runs' if answer.running else 'is paused'}."
 
     async def overrule(self, journey: str, source: str) -> None:
-        """The source took the VM back on an operator's word that this host was dead. Raises Conflict when it runs here."""
+        """The source took the VM back on an operator's word that this host was dead.
+
+        Only as long as nobody has used it here since it arrived: the word of a host alone takes nobody's VM away. Raises
+        Conflict when somebody did, and when it runs here.
+        """
         found = await self._journal.incoming(journey)
         if found is None:
             return
@@ -269,6 +273,11 @@ class Arrivals:
                 remedy=f"Stop one of them at once: 'livemove vm stop --force --host HOST {record.vm}'.",
             )
         async with self._vms.lock(record.vm):
+            if self._vms.records.get(record.vm).arrived_in != journey:
+                raise Conflict(
+                    f"{source} says that it took VM '{record.vm}' back, but it was started or stopped on {record.destination} since.",
+                    remedy=f"If {source} has it, remove it here: 'livemove vm remove --host {record.destination} {record.vm}'.",
+                )
             await self._vms.stopped_in_order(record.vm, moved_to=source)
         text = f"{source} took VM {record.vm} back on an operator's word while this host was away."
         await self._journal.add_event(record, text, level="warning")

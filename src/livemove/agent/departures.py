@@ -22,9 +22,9 @@ from livemove.api.models import AskJourney, ErrorBody, JourneyOptions, JourneyVi
 from livemove.base.clock import Clock, boot_id, wall_text
 from livemove.base.errors import (
     AlreadyMoving,
-    Conflict,
     LivemoveError,
     NotPermitted,
+    OutcomeUnknown,
     QemuGone,
     SameHost,
     UnknownHost,
@@ -140,7 +140,7 @@ class Departures:
             raise SameHost(f"VM '{asked.vm}' is on {settings.name} already.")
         running = self._vms.running(asked.vm)
         if asked.vm in self._vms.unresolved:
-            raise Conflict(f"The hand-over of VM '{asked.vm}' is not resolved.")
+            raise OutcomeUnknown(f"The hand-over of VM '{asked.vm}' is not resolved.")
         if asked.vm in self._vms.journeys and not asked.dry_run:
             raise AlreadyMoving(f"VM '{asked.vm}' is being moved already, by journey {self._vms.journeys[asked.vm]}.")
         if running.frozen.extra_arguments and role != "admin":
@@ -212,9 +212,7 @@ class Departures:
             effects = DirectDeparture(
                 record, vm, client, route, Ledger(self._clock.monotonic_s()), self._clock, lambda event: None, _nothing
             )
-            reasons = await effects.engine.blocked_reasons()
-            if reasons:
-                raise Conflict(f"QEMU cannot migrate VM '{asked.vm}' now: {'; '.join(reasons)}")
+            await effects.preparation.refuse_blocked()
             fitness = await client.check_fitness(record.id, await effects.preparation.fitness_question(), dry_run=True)
             agreement = await effects.preparation.negotiate(fitness)
         notes = list(effects.findings.notes)

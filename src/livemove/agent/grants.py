@@ -131,7 +131,7 @@ def check_grant(
     The caller consumes its id in a :class:`GrantLedger` before acting on it; this function changes nothing.
     Raises NotPermitted saying which check failed, and never anything else whatever the token is.
     """
-    payload, signature = open_token(token, PREFIX, parts=2, max_chars=MAX_CHARS, what="grant")
+    payload, signature = open_token(token, PREFIX, parts=2, max_chars=MAX_CHARS, what="grant", remedy=_REMEDY_FRESH)
     if not signed_by(granting_identity, _PURPOSE + payload, signature):
         raise NotPermitted(f"The grant was not signed by '{granting_identity.name}'.", remedy=_REMEDY_FRESH)
     try:

@@ -265,7 +265,9 @@ class PendingJoin:
 
 def parse_join_token(text: str) -> JoinToken:
     """What the token says. Raises NotPermitted, never anything else, when it is not one."""
-    (payload,) = open_token(text.strip(), PREFIX, parts=1, max_chars=_MAX_TOKEN_CHARS, what="join token")
+    (payload,) = open_token(
+        text.strip(), PREFIX, parts=1, max_chars=_MAX_TOKEN_CHARS, what="join token", remedy=_REMEDY_INVITE
+    )
     try:
         token = JoinToken.model_validate_json(payload)
         check_host_name(token.authority)

@@ -11,7 +11,7 @@ from livemove.base.errors import UnknownVm
 from livemove.hypervisor.frozen import FrozenVm
 from livemove.hypervisor.process import QemuProcess
 
-_COLUMNS = "name, uuid, definition, frozen, process, accelerator, moved_to, backing"
+_COLUMNS = "name, uuid, definition, frozen, process, accelerator, moved_to, backing, arrived_in"
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,7 @@ class VmRecord:
     :param definition: TOML as its author wrote it; newer than `frozen` when it was edited since the start.
     :param frozen: what runs; None while the VM is stopped.
     :param moved_to: host to which it moved; its definition moved with it.
+    :param arrived_in: the journey that brought it, as long as nobody has started or stopped it here since.
     """
 
     name: str
@@ -31,6 +32,7 @@ class VmRecord:
     accelerator: str = ""
     moved_to: str = ""
     backing: str = ""
+    arrived_in: str = ""
 
 
 class VmRecords:
@@ -68,12 +70,12 @@ class VmRecords:
     def put_within(self, db: sqlite3.Connection, record: VmRecord) -> None:
         """:meth:`put` as part of a transaction of the caller, who calls :meth:`remember` when it is committed."""
         db.execute(
-            "INSERT OR REPLACE INTO vms (name, uuid, definition, frozen, process, accelerator, moved_to, backing)"
-            " VALUES (?,?,?,?,?,?,?,?)",
+            "INSERT OR REPLACE INTO vms (name, uuid, definition, frozen, process, accelerator, moved_to, backing, arrived_in)"
+            " VALUES (?,?,?,?,?,?,?,?,?)",
             (
                 record.name, record.uuid, record.definition, record.frozen.model_dump_json() if record.frozen else None,
                 json.dumps(record.process.to_json()) if record.process else None, record.accelerator, record.moved_to,
-                record.backing,
+                record.backing, record.arrived_in,
             ),
         )  # fmt: skip
 
@@ -96,12 +98,12 @@ def _record(row: sqlite3.Row) -> VmRecord:
 
 
 def _vm_of(row: sqlite3.Row) -> VmRecord:
-    texts = ("name", "uuid", "definition", "accelerator", "moved_to", "backing")
+    texts = ("name", "uuid", "definition", "accelerator", "moved_to", "backing", "arrived_in")
     if not all(isinstance(row[column], str) for column in texts):
         raise ValueError("it is not made of texts")
     return VmRecord(
         row["name"], row["uuid"], row["definition"],
         FrozenVm.model_validate_json(row["frozen"]) if row["frozen"] else None,
         QemuProcess.from_json(json.loads(row["process"])) if row["process"] else None,
-        row["accelerator"], row["moved_to"], row["backing"],
+        row["accelerator"], row["moved_to"], row["backing"], row["arrived_in"],
     )  # fmt: skip

@@ -114,7 +114,9 @@ class Vms(VmProcesses):
                 raise Conflict(f"VM '{name}' is arriving here; it runs when it has arrived.")
             if name in self.mute:
                 raise Conflict(
-                    f"The QEMU of VM '{name}' (pid {record.process and record.process.pid}) does not answer."
+                    f"The QEMU of VM '{name}' (pid {record.process and record.process.pid}) does not answer.",
+                    remedy="It is looked for until it answers or ends; qemu.log in its run directory may tell more. "
+                    "If it hangs, let it go on (kill -CONT) or end it (kill -KILL).",
                 )
             if record.moved_to:
                 raise Conflict(f"VM '{name}' moved to {record.moved_to}.", remedy="Start it there.")
@@ -124,7 +126,7 @@ class Vms(VmProcesses):
             frozen = self._freeze(definition, record)
             self.check_memory(frozen)
             # on record before there is a QEMU, so that an agent that is killed in between knows it for a VM of its own
-            record = replace(record, frozen=frozen, accelerator=self.facts.accelerator)
+            record = replace(record, frozen=frozen, accelerator=self.facts.accelerator, arrived_in="")
             await self.records.put(record)
             try:
                 running = await self.launch(frozen, incoming=False)
@@ -262,6 +264,7 @@ class Vms(VmProcesses):
                             remedy=f"Use 'livemove vm stop --force {name}'.",
                         ) from error
             await self.stopped_in_order(name)
+            await self.records.put(replace(self.records.get(name), arrived_in=""))
             return self.records.get(name)
 
     def _refuse_moving(self, name: str) -> None:

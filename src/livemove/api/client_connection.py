@@ -159,7 +159,10 @@ class AgentConnection:
             return
         serial = str((tls.getpeercert() or {}).get("serialNumber", "")).lower().lstrip("0")
         if self._is_revoked(serial):
-            raise NotPermitted(f"The certificate of '{self.host_name}' at {self.address} was revoked.")
+            raise NotPermitted(
+                f"The certificate of '{self.host_name}' at {self.address} was revoked.",
+                remedy="It was taken out of the cluster: invite it anew with 'livemove cluster invite --replace'.",
+            )
 
     async def _read(self, response: httpx.Response, method: str, path: str) -> bytes:
         if response.headers.get("content-encoding", "identity") != "identity":

@@ -198,7 +198,11 @@ def find_identity(environment: Mapping[str, str] | None = None, home: Path | Non
     for place in places:
         if os.path.lexists(place / CERTIFICATE_FILE):
             return load_identity(place)
-    raise NoIdentity(f"There is no certificate in {places[0]} or {places[1]}, and ${IDENTITY_VARIABLE} is not set.")
+    raise NoIdentity(
+        f"There is no certificate in {places[0]} or {places[1]}, and ${IDENTITY_VARIABLE} is not set.",
+        remedy="'livemove cluster person NAME --role operator' on the authority's host makes one; put its directory at "
+        f"{places[0]}. A new cluster begins with 'livemove cluster init'.",
+    )
 
 
 def check_host_name(name: str) -> str:

@@ -32,7 +32,8 @@ UNWRITABLE_PAUSE_S = 2.0
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS vms (
     name TEXT PRIMARY KEY, uuid TEXT NOT NULL, definition TEXT NOT NULL, frozen TEXT, process TEXT,
-    accelerator TEXT NOT NULL DEFAULT '', moved_to TEXT NOT NULL DEFAULT '', backing TEXT NOT NULL DEFAULT '');
+    accelerator TEXT NOT NULL DEFAULT '', moved_to TEXT NOT NULL DEFAULT '', backing TEXT NOT NULL DEFAULT '',
+    arrived_in TEXT NOT NULL DEFAULT '');
 CREATE TABLE IF NOT EXISTS journeys (
     id TEXT NOT NULL, role TEXT NOT NULL, vm TEXT NOT NULL, vm_uuid TEXT NOT NULL, source TEXT NOT NULL,
     destination TEXT NOT NULL, person TEXT NOT NULL, started_wall_s REAL NOT NULL, request TEXT NOT NULL,

@@ -93,15 +93,23 @@ def invite(
     if as_json:
         print_json({"host": host, "token": token, "lifetime_s": lifetime_s})
     else:
-        say(f"Within {ttl}, run this on {host}, with its own address:\n")
-        say(f"livemove cluster join --address IP:PORT {token}")
+        say(f"Within {ttl}, run this on {host}, with its own address, and paste the token when it asks for it:\n")
+        say("livemove cluster join --address IP:PORT\n")
+        say(token)
 
 
 @app.command("join")
 @verb
 async def join_host(
-    token: Annotated[str, typer.Argument(metavar="TOKEN", help="From 'cluster invite'; - reads standard input.")],
     address: Address,
+    token: Annotated[
+        str,
+        typer.Argument(
+            metavar="TOKEN",
+            help="From 'cluster invite'. Without it, or with -, it is asked for or read from standard input, so that "
+            "neither 'ps' nor the shell's history shows it.",
+        ),
+    ] = "-",
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
@@ -109,13 +117,19 @@ async def join_host(
     from livemove.agent.join_client import join_cluster
 
     path, settings = own_settings(config)
-    text = sys.stdin.readline() if token == "-" else token
+    text = _asked_token() if token == "-" else token
     identity = await join_cluster(text.strip(), address=address, state_dir=settings.state_dir)
     _keep_name(path, settings, identity.name)
     if as_json:
         print_json({"host": identity.name, "address": address})
     else:
         say(f"This host is '{identity.name}' of the cluster now. Start its agent ('systemctl start livemove-agent').")
+
+
+def _asked_token() -> str:
+    if sys.stdin.isatty():
+        print("Token: ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline()
 
 
 @app.command("person")

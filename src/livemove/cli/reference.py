@@ -42,17 +42,22 @@ colour off.
 | 0 | done |
 | 1 | an error in livemove itself, or one without a code of its own |
 | 2 | the command line is wrong; nothing was done |
-| 10 to 63 | one code for each error, see [errors.md](errors.md) |
+| {first} to {last} | one code for each error, see [errors.md](errors.md) |
 | 130 | ended by Ctrl-C; a journey left by a second Ctrl-C goes on |
 
 `livemove lab run` ends with the code of the command that it ran.
 """
 
 
+def _introduction() -> str:
+    codes = [kind.exit_code for kind in errors() if kind.exit_code >= 10]
+    return _CLI_INTRODUCTION.rstrip().replace("{first}", str(min(codes))).replace("{last}", str(max(codes)))
+
+
 def cli_markdown() -> str:
     """The text of ``docs/cli.md``: every verb with its arguments and options."""
     root = typer.main.get_command(app)
-    lines = ["# The command line", "", _GENERATED, _CLI_INTRODUCTION.rstrip(), "", "## Options before the verb"]
+    lines = ["# The command line", "", _GENERATED, _introduction(), "", "## Options before the verb"]
     lines += ["", *_parameter_table(root)]
     for path, command in _verbs(root, ("livemove",)):
         lines += ["", f"## {' '.join(path)}", ""]
@@ -99,8 +104,8 @@ def errors_markdown() -> str:
         "# Errors",
         "",
         "Every error has a code, an exit code of its own and a remedy; one that is told may come with a more exact "
-        "remedy. Errors 10 to 19 are the command's, 20 to 35 the hosts', 40 to 42 the network's, 50 to 52 QEMU's or the "
-        "other agent's, and 60 to 63 the ends of a journey that did not move the VM.",
+        "remedy. Errors from 10 on are the command's, from 20 on the hosts', from 40 on the network's, from 50 on QEMU's or "
+        "the other agent's, and from 60 on the ends of a journey that did not move the VM.",
         _GENERATED,
         "",
         "| exit code | code | meaning | remedy |",

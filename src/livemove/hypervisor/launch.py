@@ -29,6 +29,7 @@ from livemove.hypervisor.command_line import CONSOLE_SOCKET, QMP_SOCKET
 from livemove.hypervisor.greeting import until_it_obeys
 from livemove.hypervisor.lease import HELD, LEASE_FD
 from livemove.hypervisor.memory import describe_backing, memfd_path, populate
+from livemove.hypervisor.probe import INSTALL_QEMU
 from livemove.hypervisor.process import QemuProcess, find, kill, remove_cgroup, start_ticks, wait_gone
 
 __all__ = [
@@ -109,7 +110,13 @@ def with_lease(argv: list[str], lease: Lease | None, user: str) -> list[str]:
     if lease is None:
         return argv
     if user:
-        os.chown(lease.path, pwd.getpwnam(user).pw_uid, -1)
+        try:
+            os.chown(lease.path, pwd.getpwnam(user).pw_uid, -1)
+        except OSError as error:
+            raise MissingPrerequisite(
+                f"The lease {lease.path} cannot be given to the user '{user}': {error.strerror}.",
+                remedy="Let the hosts' root change owners in 'lease_dir' (NFS: no_root_squash), or leave 'qemu_user' empty.",
+            ) from error
     return ["/bin/sh", "-c", _OPEN_LEASE, "livemove", str(lease.path), "hold" if lease.hold else "later", *argv]
 
 
@@ -129,7 +136,7 @@ def log_tail(run_dir: Path, *, lines: int = 8) -> str:
 
 def _check_prerequisites(qemu: str, run_dir: Path, user: str) -> None:
     if shutil.which(qemu) is None:
-        raise MissingPrerequisite(f"The program '{qemu}' is not on this host.")
+        raise MissingPrerequisite(f"The program '{qemu}' is not on this host.", remedy=INSTALL_QEMU)
     longest = len(os.fsencode(run_dir / CONSOLE_SOCKET)) + 1
     if longest > _SOCKET_PATH_BYTES:
         raise MissingPrerequisite(
@@ -262,6 +269,10 @@ def _systemd_serves_us() -> bool:
     return same_network and Path("/run/systemd/system").is_dir() and shutil.which("systemd-run") is not None
 
 
+#: What the agent's own unit leaves to it, and so to a QEMU that runs as the agent's user.
+CAPABILITIES = "CAP_NET_ADMIN CAP_SYS_PTRACE CAP_KILL CAP_SETUID CAP_SETGID CAP_SETPCAP CAP_CHOWN CAP_FOWNER CAP_DAC_OVERRIDE CAP_IPC_LOCK"
+
+
 def systemd_run_arguments(name: str, argv: list[str], run_dir: Path, *, user: str = "") -> list[str]:
     """What starts QEMU as a transient unit in a slice of its own. Tested as a table only: not yet tried under systemd."""
     log = run_dir / QEMU_LOG
@@ -271,12 +282,13 @@ def systemd_run_arguments(name: str, argv: list[str], run_dir: Path, *, user: st
         "LimitNOFILE": "65536",
         "OOMPolicy": "stop",
         "UMask": "0077",
+        "NoNewPrivileges": "yes",
         "StandardInput": "null",
         "StandardOutput": f"append:{log}",
         "StandardError": f"append:{log}",
     }
-    if user:
-        properties |= {"User": user, "CapabilityBoundingSet": "", "NoNewPrivileges": "yes"}
+    # the unit is a child of systemd, not of the agent, whose own bounds therefore do not hold for it
+    properties |= {"User": user, "CapabilityBoundingSet": ""} if user else {"CapabilityBoundingSet": CAPABILITIES}
     return [
         "systemd-run",
         f"--unit={unit_name(name)}",

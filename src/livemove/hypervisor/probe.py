@@ -26,6 +26,9 @@ from livemove.hypervisor.greeting import until_it_obeys
 from livemove.hypervisor.probe_guest import DIES_WITH_US, runs_a_guest
 from livemove.hypervisor.qmp import Monitor
 
+#: The remedy where there is none.
+INSTALL_QEMU = "Install QEMU (on Debian the package qemu-system-x86), or set 'qemu' on that host."
+
 # QEMU 7.2 under TCG loses dirty pages: 6 of 7 migrated guests arrived corrupted.
 OLDEST_QEMU = (8, 2, 0)
 # A cached answer of another version is asked for again.
@@ -86,7 +89,7 @@ async def probe_qemu(
     """
     path = shutil.which(qemu)
     if path is None:
-        raise MissingPrerequisite(f"The program '{qemu}' is not on this host.")
+        raise MissingPrerequisite(f"The program '{qemu}' is not on this host.", remedy=INSTALL_QEMU)
     cache = cache_dir / f"qemu-facts-{_cache_key(path, accelerator)}.json" if cache_dir is not None else None
     if cache is not None and (cached := _read_cache(cache)) is not None:
         return cached

@@ -136,9 +136,7 @@ class Preparation:
 
     async def check_fitness(self) -> Event:
         refuse_unmigratable(self._vm.frozen)
-        reasons = await self._engine.blocked_reasons()
-        if reasons:
-            raise MigrationBlocked(f"QEMU cannot migrate VM '{self._record.vm}' now: {'; '.join(reasons)}")
+        await self.refuse_blocked()
         # known now, and not in the blackout, if it cannot be given up and taken
         await self._vm.hold_lease()
         fitness = await self._client.check_fitness(
@@ -146,6 +144,13 @@ class Preparation:
         )
         await self.negotiate(fitness)
         return on.FitnessConfirmed()
+
+    async def refuse_blocked(self) -> None:
+        """Raises MigrationBlocked when QEMU says that it would refuse."""
+        reasons = await self._engine.blocked_reasons()
+        if reasons:
+            said = "; ".join(reasons).rstrip(".")
+            raise MigrationBlocked(f"QEMU cannot migrate VM '{self._record.vm}' now: {said}.")
 
     async def fitness_question(self) -> AskFitness:
         return AskFitness(

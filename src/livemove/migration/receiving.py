@@ -194,7 +194,7 @@ async def _nft(rules: str) -> None:
         )
     except FileNotFoundError as error:
         raise MissingPrerequisite(
-            "There is no 'nft' program for the packet filter of a trusted network.", remedy=remedy
+            "There is no 'nft' program for the packet filter of a journey.", remedy=remedy
         ) from error
     _, said = await process.communicate(rules.encode())
     if process.returncode:

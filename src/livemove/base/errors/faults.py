@@ -27,7 +27,8 @@ class OutcomeUnknown(LinkError):
     code, exit_code, remedy_text = (
         "outcome-unknown",
         42,
-        "Bring the other host back; the journey resolves itself when both agents speak.",
+        "Bring the other host back: it resolves itself when both agents speak. 'livemove resolve VM' shows what is known "
+        "and what can be done.",
     )
 
 
