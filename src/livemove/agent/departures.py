@@ -101,13 +101,15 @@ class Departures:
     async def start(self, asked: AskJourney, person: str, role: str) -> JourneyView:
         """Begin a journey. Raises UnknownVm, NotRunning, SameHost, AlreadyMoving, UnknownHost, NotPermitted."""
         started_s = self._clock.monotonic_s()
+        client = await self._find_client(asked.destination) if asked.destination != self._settings().name else None
+        # nothing is waited for from here until the VM is claimed: two may want to move it
         vm = self._leaving(asked, role)
+        assert client is not None
         settings = self._settings()
         record = Record(
             str(uuid.uuid4()), SOURCE, asked.vm, vm.frozen.uuid, settings.name, asked.destination,
             person, self._clock.wall_s(), {"options": asked.options.model_dump(mode="json"), "grant": ""},
         )  # fmt: skip
-        client = await self._find_client(asked.destination)
         self._vms.journeys[asked.vm] = record.id
         try:
             status = str((await vm.monitor.execute("query-status"))["status"])
@@ -279,9 +281,10 @@ class Departures:
         finally:
             self.queue.release(record.id)
             self._slot_freed.set()
-            self._vms.journeys.pop(record.vm, None)
-            if departure.runner.state.phase.terminal:
-                self._vms.unresolved.discard(record.vm)
+            if self._vms.journeys.get(record.vm) == record.id:
+                del self._vms.journeys[record.vm]
+                if departure.runner.state.phase.terminal:
+                    self._vms.unresolved.discard(record.vm)
             self._open.pop(record.id, None)
             await departure.client.aclose()
             # QEMU tells of no run state that its migration ended in
