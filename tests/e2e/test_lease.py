@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import resource
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,6 +65,35 @@ def test_hosts_that_do_not_share_their_leases_move_nothing(world: World, guest: 
     world.settings(there, {"lease_dir": str(shared)})
     guest.exactly_one()
     guest.check()
+
+
+def test_a_destination_that_can_do_nothing_any_more_says_whose_the_vm_is_when_it_can(
+    world: World, guest: Guest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no descriptor left when the GO has reached its disk: neither for the lease nor to end its QEMU."""
+    source, destination = guest.host, other(guest.host)
+    monkeypatch.setenv(fault_points.VARIABLE, "1")
+    world.restart_agent(destination)
+    monkeypatch.delenv(fault_points.VARIABLE)
+    (world.run_dir(destination) / fault_points.FILE_NAME).write_text("destination.before.resume-guest")
+    journey = world.start_journey(guest.name, source)
+    pid = world.agent_pid(destination)
+    world.wait(lambda: " T " in Path(f"/proc/{pid}/stat").read_text(), "the destination stops before it runs the guest")
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    used = {int(path.name) for path in Path(f"/proc/{pid}/fd").iterdir()}
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (min({*range(1024)} - used), before[1]))
+    try:
+        faults.kill(world.lab, pid, signal.SIGCONT)
+        world.wait(lambda: world.phase(source, journey) == "unresolved", "the source does not know")
+        assert world.vm(source, guest.name).state == "unknown"
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+    report = world.report(source, journey)
+    # given back if its QEMU had been ended by then, else it runs the guest when it is asked
+    guest.exactly_one({"failed": source, "completed": destination}[report.outcome])
+    guest.check()
+    world.restart_agent(destination)
+    guest.move()
 
 
 def test_who_cannot_have_the_lease_does_not_run_the_vm(

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import resource
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
-from livemove.base.errors import Conflict, MissingPrerequisite, QemuGone
+from livemove.base.errors import Conflict, LivemoveError, MissingPrerequisite, QemuGone
 from livemove.hypervisor.launch import Lease, with_lease
-from livemove.hypervisor.lease import HELD, domain, give_up, lease_path, take
+from livemove.hypervisor.lease import HELD, change, domain, give_up, lease_path, take
 from livemove.hypervisor.process import QemuProcess, start_ticks
 
 Sleep = Callable[[Path | None, bool], Awaitable[QemuProcess]]
@@ -44,6 +46,25 @@ async def sleep() -> AsyncIterator[Sleep]:
 
 def _comm(pid: int) -> str:
     return Path(f"/proc/{pid}/comm").read_text().strip()
+
+
+async def test_what_the_kernel_refuses_is_an_error_of_ours(tmp_path: Path, sleep: Sleep) -> None:
+    """A bare OSError in the middle of a hand-over would leave the VM to nobody."""
+    held = await sleep(lease_path(tmp_path / "leases", "uuid-1"), False)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    for act in (take, give_up):
+        for spare in (0, 1):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + spare, before[1]))
+            try:
+                with pytest.raises(LivemoveError) as caught:
+                    act(held)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, before)
+            assert "no file descriptor left" in caught.value.message and caught.value.remedy
+    await change(take, held)
+    await change(give_up, held)
 
 
 async def test_one_holder_at_a_time_and_its_end_frees_it(tmp_path: Path, sleep: Sleep) -> None:

@@ -34,6 +34,28 @@ def test_a_journey_without_faults_arrives():
     assert world.there_qemu == "running"
 
 
+def test_a_destination_that_was_never_armed_is_not_told_to_take_the_vm_for_ever():
+    """The copy was complete before arming; then the source's agent dies, the question is lost, the source's QEMU dies."""
+    world = TwoSides(Verify.OFF)
+    for _ in range(100):
+        if world.copy == "active":
+            break
+        deeds = world.possible(faults=False)
+        deeds[0][1]()
+    arming = [m for m in world.flying if m.request == "ArmHandOver"] + [
+        c for c in world.outstanding if type(c).__name__ == "ArmHandOver"
+    ]
+    world._complete()
+    world._kill_source_agent()
+    world.flying.clear()
+    world._restart_source()
+    world._next_event()
+    assert world.source is not None and not world.source.armed, arming
+    world._kill_source_qemu()
+    play_on(world)
+    assert world.source.phase.terminal
+
+
 @given(st.data())
 @settings(
     max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]

@@ -49,6 +49,9 @@ def test_no_go_without_arming(after: int):
 
 def test_asked_after_the_go_the_answer_is_yes():
     state, effects = walk(*ARMED, R.GO, R.ABANDON)
+    assert state.phase.owns and effects[-1] == (E.RESUME_GUEST,), "and it runs before the source hears it"
+    assert step(Incoming(P.OWNED, resume=True, continued=True), R.ABANDON).effects == ()
+    state, effects = walk(*ARMED, R.GO, R.ABANDON, resume=False)
     assert state.phase.owns and effects[-1] == ()
     state, effects = walk(*ARMED, R.GO, R.CONTINUED, R.ABANDON)
     assert state.phase.owns and effects[-1] == ()
@@ -69,6 +72,14 @@ def test_an_owned_guest_that_never_ran_is_given_back():
 def test_an_owned_guest_that_may_have_run_stays_as_a_crash():
     answer = step(Incoming(P.OWNED, resume=True, continued=True), R.QEMU_DIED, reason="oom")
     assert answer.state.phase is P.SETTLED and answer.state.phase.owns
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_guest_that_the_source_knows_to_be_here_crashed_here(resume: bool):
+    """Also one that was not to run: the source has removed its own."""
+    state, _ = walk(*ARMED, R.GO, resume=resume)
+    answer = step(state, R.CRASHED, reason="oom")
+    assert answer.state.phase is P.SETTLED and answer.state.reason == "oom" and answer.effects == (E.JOURNAL,)
 
 
 @pytest.mark.parametrize("phase", [P.RESERVED, P.BUILDING, P.BUILT, P.LISTENING, P.ARMED])

@@ -122,6 +122,49 @@ async def test_a_mistake_of_ours_is_a_bug_and_not_a_hang(database: Database, cap
     assert "oops" in runner.state.abort.reason
 
 
+class Stubborn(ScriptedEffects):
+    """Fails every command of some kinds a number of times, as the operating system may."""
+
+    def __init__(self, database: Database, answers: Answers, failing: dict[type[Command], int]) -> None:
+        super().__init__(database, answers)
+        self.failing = failing
+
+    async def perform(self, command: Command, state: State) -> Event | None:
+        outcome = await super().perform(command, state)
+        if self.failing.get(type(command), 0) > 0:
+            self.failing[type(command)] -= 1
+            raise OSError(24, "Too many open files")
+        return outcome
+
+
+@pytest.mark.parametrize(
+    "failing, ends",
+    [
+        ({do.SendGo: 1}, Phase.FAILED),
+        ({do.SendGo: 1, do.AskDestination: 2}, Phase.FAILED),
+        ({do.SendGo: 1, do.AskDestination: 2, do.CancelCopy: 2}, Phase.FAILED),
+        ({do.ArmHandOver: 1, do.CancelCopy: 1, do.AbandonDestination: 1}, Phase.FAILED),
+        ({do.RemoveSource: 1}, Phase.COMPLETED),
+    ],
+)
+async def test_nothing_that_fails_in_the_hand_over_leaves_the_vm_without_an_owner(
+    database: Database, failing: dict[type[Command], int], ends: Phase, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("livemove.migration.runner.AGAIN_S", 0.01)
+    answers = {**ARRIVES, do.AskDestination: on.DestinationDisowned("it was not told")}
+    effects = Stubborn(database, answers, dict(failing))
+    journal, state = Journal(database, ManualClock(), "a"), begin(Contract(0.3, max_throttle=50))
+    await journal.create(RECORD, state)
+    runner = JourneyRunner(RECORD, state, effects, journal, Ledger(0.0), ManualClock())
+    effects.runner = runner
+    runner.post(on.JourneyAccepted(GuestRun.RUNNING))
+    async with asyncio.timeout(5):
+        await runner.run()
+    assert runner.state.phase is ends
+    assert runner.state.owner is (Owner.DESTINATION if ends is Phase.COMPLETED else Owner.SOURCE)
+    assert not any(effects.failing.values()), "every one of them was tried again"
+
+
 class Diary(Journal):
     """Notes which causes were durable; cannot write one of them."""
 

@@ -78,6 +78,8 @@ class TwoSides:
         if self.there_up and self.there is not None:
             if self.there.phase is IncomingPhase.OWNED and (self.there.continued or not self.there.resume):
                 deeds.append(("settle", self._settle))
+            if self.there_qemu == "dead" and self.there.phase is IncomingPhase.OWNED:
+                deeds.append(("its crash there is seen", self._crash_there))
             if (
                 self.there_qemu == "dead"
                 and not self.there.phase.owns
@@ -303,7 +305,12 @@ class TwoSides:
             case "ArmHandOver":
                 return self._or_refused(self._request_there(Request.ARM, dies_after=dies_after), on.HandOverArmed())
             case "SendGo":
-                self._request_there(Request.GO, resume=message.resume, dies_after=dies_after)
+                taken = self._request_there(Request.GO, resume=message.resume, dies_after=dies_after)
+                gone = isinstance(message.command, do.SendGo) and message.command.source_gone
+                if gone and not taken and self.there_up:
+                    # refused by one that was never armed: the question follows at once
+                    self._request_there(Request.ABANDON)
+                    return self._whose()
                 return self._whose(asked_go=True)
             case "AskDestination":
                 self._request_there(Request.ABANDON, dies_after=dies_after)
@@ -385,6 +392,9 @@ class TwoSides:
         assert self.there is not None
         self.there = incoming.step(self.there, Request.CONTINUED).state
         self._journal_there(self.there)
+
+    def _crash_there(self) -> None:
+        self._request_there(Request.CRASHED)
 
     def _kill_qemu_there(self) -> None:
         self.there_qemu = "dead"

@@ -128,6 +128,8 @@ class ArrivalEffects:
                 durable = phase in (IncomingPhase.ARMED, IncomingPhase.OWNED, IncomingPhase.ABANDONED)
                 if phase is IncomingPhase.OWNED:
                     await self._journal_owned(arrival, answer.state, request)
+                elif phase is IncomingPhase.ABANDONED and self._own_record(arrival) is not None:
+                    await self._journal_given_back(arrival, answer.state, request)
                 else:
                     closed = phase in (IncomingPhase.ABANDONED, IncomingPhase.SETTLED)
                     await self._journal.save(record, answer.state, request.value, durable=durable, closed=closed)
@@ -162,6 +164,17 @@ class ArrivalEffects:
         await self._journal.transaction(work, durable=True)
         records.remember(vm)
 
+    async def _journal_given_back(self, arrival: Arrival, state: Incoming, request: Request) -> None:
+        """ABANDONED after OWNED: the VM is not one of ours, in the same transaction, or it could be started here."""
+        records, name = self._vms.records, arrival.record.vm
+
+        def work(db: sqlite3.Connection) -> None:
+            records.remove_within(db, name)
+            self._journal.save_within(db, arrival.record, state, request.value, closed=True)
+
+        await self._journal.transaction(work, durable=True)
+        records.forget(name)
+
     async def _resume(self, arrival: Arrival) -> None:
         """Let the guest run, if it ran at the source; when it never can, the ownership goes back."""
         running = arrival.running
@@ -173,39 +186,45 @@ class ArrivalEffects:
             # until now no guest ran in this process: all of its time went into receiving
             arrival.cpu_seconds = process_cpu_seconds(running.process.pid) - arrival.cpu_start_s
             # the source gave it up before its GO; who cannot have it never runs the guest
-            await asyncio.to_thread(lease.take, running.process)
+            await lease.change(lease.take, running.process)
             if arrival.state.resume and not arrival.state.continued:
                 if not processes.find(running.process):
                     raise QemuGone(self.last_words(arrival))
                 told = True
                 await running.monitor.execute("cont")
                 arrival.state = Incoming(arrival.state.phase, resume=True, continued=True)
-        except LivemoveError as error:
-            _log.error("VM %s cannot run here: %s", arrival.record.vm, error)
-            if isinstance(error, QemuGone) and told:
+        except Exception as error:
+            # whatever it is: a guest that nobody runs here must not count as handed over
+            surprise = not isinstance(error, LivemoveError)
+            _log.error("VM %s cannot run here: %s", arrival.record.vm, error, exc_info=error if surprise else None)
+            if told and (surprise or isinstance(error, QemuGone)):
                 # cont may have been carried out before QEMU died: the guest may have written, so it stays here, crashed
                 arrival.state = Incoming(arrival.state.phase, resume=True, continued=True)
-            await self._disown(arrival, error.message)
+            await self._disown(arrival, error.message if isinstance(error, LivemoveError) else repr(error))
             return
         spawn(self._settle(arrival), name=f"settle {arrival.record.id}")
 
-    async def _disown(self, arrival: Arrival, reason: str) -> None:
-        answer = step(arrival.state, Request.QEMU_DIED, reason=reason)
+    async def _disown(self, arrival: Arrival, reason: str, request: Request = Request.QEMU_DIED) -> None:
+        answer = step(arrival.state, request, reason=reason)
         for effect in answer.effects:
-            await self._perform(arrival, answer, effect, Request.QEMU_DIED)
+            await self._perform(arrival, answer, effect, request)
         arrival.state = answer.state
+        vm, running = self._own_record(arrival), arrival.running
+        if vm is None or running is None or not answer.state.phase.owns:
+            return
+        # it crashed here, or its monitor is what broke; nobody starts it before that is on record
+        try:
+            if processes.find(running.process):
+                self._vms.adopt(running)
+            else:
+                await self._vms.note_ended(vm)
+        finally:
+            self._release(arrival)
+
+    def _own_record(self, arrival: Arrival) -> VmRecord | None:
+        """The VM's record, if it is of the QEMU that this journey made."""
         vm, running = self._vms.records.find(arrival.record.vm), arrival.running
-        if vm is None or running is None or vm.process != running.process:
-            return
-        if not answer.state.phase.owns:
-            await self._vms.records.remove(vm.name)
-            return
-        # it crashed here, or its monitor is what broke
-        self._release(arrival)
-        if processes.find(running.process):
-            self._vms.adopt(running)
-        else:
-            await self._vms.note_ended(vm)
+        return vm if vm is not None and running is not None and vm.process == running.process else None
 
     async def put_end_on_record(self, arrival: Arrival) -> None:
         """A QEMU that we ended takes no VM any more, also when the journal could not be written then.
@@ -225,7 +244,7 @@ class ArrivalEffects:
             cause = "the VM ended while the agent was away"
         else:
             try:
-                await asyncio.to_thread(lease.take, running.process)
+                await lease.change(lease.take, running.process)
                 if state.resume and running.status == "paused":
                     await running.monitor.execute("cont")
             except LivemoveError as error:
@@ -333,14 +352,20 @@ class ArrivalEffects:
                 return
             arrival.running.watch = None
             with contextlib.suppress(RefusedRequest):
-                await self.request(arrival, Request.QEMU_DIED, reason=self.last_words(arrival))
+                if arrival.state.phase is IncomingPhase.OWNED and not arrival.ended:
+                    # the GO has been carried out, and the source was told so
+                    await self._disown(arrival, self.last_words(arrival), Request.CRASHED)
+                else:
+                    await self.request(arrival, Request.QEMU_DIED, reason=self.last_words(arrival))
 
     async def watch_source(self, arrival: Arrival) -> None:
         """Give a silent source up, unless everything has arrived and it may have lost only its voice."""
         while arrival.state.phase is not IncomingPhase.ABANDONED and not arrival.state.phase.owns:
             await asyncio.sleep(2)
             silent_s = self._clock.monotonic_s() - arrival.last_contact_s
-            loaded = arrival.loaded is not None and arrival.loaded.status == "completed"
+            # only an armed journey can still be handed over
+            armed = arrival.state.phase is IncomingPhase.ARMED
+            loaded = armed and arrival.loaded is not None and arrival.loaded.status == "completed"
             try:
                 async with arrival.lock:
                     await self.put_end_on_record(arrival)

@@ -45,8 +45,7 @@ class LeavingVm:
         running = self.vms.find_running(self.name)
         if running is None:
             raise QemuGone(f"QEMU of {self.name} is gone.")
-        # the directory may be another machine's, and slow
-        await asyncio.to_thread(change, running.process)
+        await lease.change(change, running.process)
 
     @property
     def pid(self) -> int:

@@ -83,7 +83,14 @@ class VmRecords:
         self._records[record.name] = record
 
     async def remove(self, name: str) -> None:
-        await self._database.run(lambda db: db.execute("DELETE FROM vms WHERE name=?", (name,)), durable=True)
+        await self._database.run(lambda db: self.remove_within(db, name), durable=True)
+        self.forget(name)
+
+    def remove_within(self, db: sqlite3.Connection, name: str) -> None:
+        """:meth:`remove` as part of a transaction of the caller, who calls :meth:`forget` when it is committed."""
+        db.execute("DELETE FROM vms WHERE name=?", (name,))
+
+    def forget(self, name: str) -> None:
         self._records.pop(name, None)
 
 

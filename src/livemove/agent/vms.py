@@ -282,7 +282,7 @@ class Vms(VmProcesses):
         if name in self.unresolved:
             raise OutcomeUnknown(f"The hand-over of VM '{name}' is under way or not resolved; nobody may run it now.")
         if command == "cont":
-            await asyncio.to_thread(lease.take, running.process)
+            await lease.change(lease.take, running.process)
         await running.monitor.execute(command)
 
     async def refresh(self, name: str) -> None:

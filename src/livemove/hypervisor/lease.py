@@ -13,14 +13,18 @@ mean the same directory, which its :func:`domain` tells.
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import errno
 import fcntl
 import os
 import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from livemove.base.errors import Conflict, MissingPrerequisite, QemuGone
+from livemove.base.errors import Conflict, LivemoveError, MissingPrerequisite, QemuGone
+from livemove.base.shortage import shortage_of
 from livemove.hypervisor.process import QemuProcess, find
 
 #: One digit: all that a POSIX shell's redirection takes.
@@ -31,6 +35,20 @@ _DOMAIN_FILE = "livemove-lease-domain"
 _SYS_PIDFD_GETFD = 438
 
 _libc = ctypes.CDLL(None, use_errno=True)
+# Threads that nothing else waits in: a hand-over must not stand behind somebody's disks or memory.
+_threads = ThreadPoolExecutor(4, thread_name_prefix="lease")
+
+
+async def change(how: Callable[[QemuProcess], None], process: QemuProcess) -> None:
+    """:func:`take` or :func:`give_up` without holding up the loop: the directory may be another machine's, and slow.
+
+    Raises what they raise, and MissingPrerequisite when there is no thread to be had.
+    """
+    try:
+        waiting = asyncio.get_running_loop().run_in_executor(_threads, how, process)
+    except RuntimeError as error:
+        raise MissingPrerequisite(f"The lease of VM '{process.name}' cannot be reached: {error}.") from error
+    await waiting
 
 
 def lease_path(directory: Path, vm_uuid: str) -> Path:
@@ -72,7 +90,7 @@ def domain(directory: Path) -> str:
 def take(process: QemuProcess) -> None:
     """That QEMU holds its VM's lease when this returns; nothing changes when it did.
 
-    Raises Conflict when another QEMU holds it, QemuGone, MissingPrerequisite when the kernel does not let us.
+    Raises Conflict when another QEMU holds it, QemuGone, and another OperatorError when the kernel does not let us.
     """
     descriptor = _borrow(process)
     if descriptor is None:
@@ -80,6 +98,8 @@ def take(process: QemuProcess) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
+        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            raise _unreachable(process, error) from error
         raise Conflict(
             f"Another QEMU holds the lease of VM '{process.name}': it may be running elsewhere.",
             remedy="Find it by the lease directory's other hosts; end it there before it is started here.",
@@ -89,17 +109,29 @@ def take(process: QemuProcess) -> None:
 
 
 def give_up(process: QemuProcess) -> None:
-    """That QEMU holds its VM's lease no more; another one may take it. Raises QemuGone, MissingPrerequisite."""
+    """That QEMU holds its VM's lease no more; another one may take it. Raises QemuGone, an OperatorError."""
     descriptor = _borrow(process)
     if descriptor is not None:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_UN)
+        except OSError as error:
+            raise _unreachable(process, error) from error
         finally:
             os.close(descriptor)
 
 
 def _borrow(process: QemuProcess) -> int | None:
-    """QEMU's own descriptor of the lease, for the caller to close; None in a QEMU that was started without one."""
+    """QEMU's own descriptor of the lease, for the caller to close; None in a QEMU that was started without one.
+
+    Raises QemuGone, an OperatorError.
+    """
+    try:
+        return _descriptor_in(process)
+    except OSError as error:
+        raise _unreachable(process, error) from error
+
+
+def _descriptor_in(process: QemuProcess) -> int | None:
     try:
         pidfd = os.pidfd_open(process.pid)
     except ProcessLookupError as error:
@@ -120,7 +152,11 @@ def _borrow(process: QemuProcess) -> int | None:
         return None
     if number == errno.ESRCH:
         raise QemuGone(f"QEMU of {process.name} (process {process.pid}) is gone.")
-    raise MissingPrerequisite(
-        f"The lease of VM '{process.name}' cannot be reached in its QEMU: {os.strerror(number)}.",
-        remedy="Give the agent CAP_SYS_PTRACE.",
+    raise OSError(number, os.strerror(number))
+
+
+def _unreachable(process: QemuProcess, error: OSError) -> LivemoveError:
+    return shortage_of(error) or MissingPrerequisite(
+        f"The lease of VM '{process.name}' cannot be reached in its QEMU: {error.strerror}.",
+        remedy="Give the agent CAP_SYS_PTRACE; if 'lease_dir' is set, see that it can be used.",
     )

@@ -15,9 +15,8 @@ from livemove.api.incoming_models import (
 )
 from livemove.api.models import VerificationView
 from livemove.base.clock import Clock
-from livemove.base.errors import Bug, LivemoveError, QemuFailed, QemuGone
+from livemove.base.errors import Bug, Conflict, LivemoveError, PeerViolation, QemuGone
 from livemove.base.tasks import cancel_and_wait, spawn
-from livemove.hypervisor.qmp import QemuSilent
 from livemove.migration import commands as do
 from livemove.migration import events as on
 from livemove.migration.commands import Command
@@ -213,8 +212,14 @@ class DirectDeparture:
             if not source_gone and (await self.engine.monitor.execute("query-status", timeout_s=5))["running"]:
                 return on.DestinationSilent("no GO was sent, because the guest runs at the source again")
             if not source_gone:
+                self.preparation.holds_lease = False
                 await self._vm.give_up_lease()
             answer = await self._client.go(self.record.id, AskGo(resume=resume), timeout_s=GO_PATIENCE_S)
+        except PeerViolation as error:
+            if not source_gone:
+                return on.DestinationSilent(error.message)
+            # it was never armed and can take nothing: whose the VM is must still be known
+            return await self._put_question()
         except LivemoveError as error:
             return on.DestinationSilent(error.message)
         return self._answered(answer)
@@ -232,6 +237,9 @@ class DirectDeparture:
             # the question would have the destination throw the VM away, which is all that is left of it
             self._post(on.SourceQemuDied("its process has ended", proven=True))
             return on.DestinationSilent("it was not asked, because the source's QEMU has ended")
+        return await self._put_question()
+
+    async def _put_question(self) -> Event:
         try:
             answer = await self._client.ask(self.record.id, timeout_s=GO_PATIENCE_S)
         except LivemoveError as error:
@@ -249,30 +257,34 @@ class DirectDeparture:
             self._comparison.stop()
         while True:
             try:
-                await self.engine.cancel(resume=resume and await self._has_lease())
+                # before a GO the lease never left, and is not waited for
+                resumes = resume and (self.preparation.holds_lease or await self._has_lease())
+                await self.engine.cancel(resume=resumes)
                 break
-            except (QemuFailed, QemuSilent) as error:
+            except QemuGone as error:
+                return on.SourceQemuDied(error.message)
+            except LivemoveError as error:
                 # a QEMU that hangs is not dead: its guest is to run here as soon as it can
                 if await self._vm.has_ended():
                     return on.SourceQemuDied(error.message)
                 _log.error("journey %s: the copy is not undone yet: %s", self.record.id, error)
                 await asyncio.sleep(CANCEL_AGAIN_S)
-            except QemuGone as error:
-                return on.SourceQemuDied(error.message)
         undone_ms = (self._clock.monotonic_s() - began_s) * 1e3
         self.findings.notes.append(f"The copy was undone, and the VM as it was before, in {undone_ms:.0f} ms.")
         return on.CopyCancelled()
 
     async def _has_lease(self) -> bool:
-        """The VM's lease is this host's again, or nobody lets its guest run here. Raises QemuGone."""
+        """The VM's lease is this host's again; False when another QEMU has it, and then nobody lets the guest run here.
+
+        Raises what keeps us from knowing, to be tried again.
+        """
         try:
             await self._vm.hold_lease()
-        except QemuGone:
-            raise
-        except LivemoveError as error:
+        except Conflict as error:
             _log.error("VM %s stays paused: %s", self.record.vm, error)
             self.findings.notes.append(f"The VM stays paused at the source: {error.message}")
             return False
+        self.preparation.holds_lease = True
         return True
 
     async def _abandon(self) -> Event:

@@ -294,7 +294,7 @@ class DirectSource:
 
     async def _cancel_politely(self) -> bool:
         """Whether QEMU ended the copy as it should. Raises QemuSilent when it does not even answer."""
-        if self.tls and (await self.read(timeout_s=CANCEL_PATIENCE_S)).status == "active":
+        if await self._sends_tls() and (await self.read(timeout_s=CANCEL_PATIENCE_S)).status == "active":
             with contextlib.suppress(QemuFailed):
                 await self.monitor.execute(
                     "migrate-set-parameters", {"max-bandwidth": STANDSTILL_BYTES_PER_S}, timeout_s=CANCEL_PATIENCE_S
@@ -303,6 +303,13 @@ class DirectSource:
         with contextlib.suppress(QemuFailed):
             await self.monitor.execute("migrate_cancel", timeout_s=CANCEL_PATIENCE_S)
         return await self._until_over(CANCEL_PATIENCE_S, answer_s=CANCEL_PATIENCE_S)
+
+    async def _sends_tls(self) -> bool:
+        """Also after a restart of the agent, which did not configure this QEMU itself."""
+        with contextlib.suppress(QemuFailed):
+            parameters = await self.monitor.execute("query-migrate-parameters", timeout_s=CANCEL_PATIENCE_S)
+            return bool(parameters.get("tls-creds"))
+        return self.tls
 
     async def ensure_running(self) -> None:
         """The guest runs when this returns. Raises QemuFailed when QEMU cannot run it."""

@@ -29,6 +29,7 @@ class Request(Enum):
     CONTINUED = "continued"
     ABANDON = "abandon"
     QEMU_DIED = "qemu-died"
+    CRASHED = "crashed"
     RESTARTED = "restarted"
 
 
@@ -67,6 +68,8 @@ TRANSITIONS: dict[tuple[IncomingPhase, Request], IncomingPhase] = {
     (IncomingPhase.OWNED, Request.GO): IncomingPhase.OWNED,
     (IncomingPhase.SETTLED, Request.GO): IncomingPhase.SETTLED,
     (IncomingPhase.OWNED, Request.CONTINUED): IncomingPhase.SETTLED,
+    # QEMU died after the source was told that the VM is here
+    (IncomingPhase.OWNED, Request.CRASHED): IncomingPhase.SETTLED,
     (IncomingPhase.OWNED, Request.ABANDON): IncomingPhase.OWNED,
     (IncomingPhase.SETTLED, Request.ABANDON): IncomingPhase.SETTLED,
     (IncomingPhase.OWNED, Request.RESTARTED): IncomingPhase.OWNED,
@@ -105,9 +108,9 @@ def step(state: Incoming, request: Request, *, resume: bool = False, reason: str
     if request is Request.RESTARTED and state.phase is IncomingPhase.OWNED:
         return Answer(state, (Effect.RESUME_GUEST,))
     if following is state.phase:
-        # asked again, because an answer was lost: an owner that was told to run must run
-        again = (Effect.RESUME_GUEST,) if request is Request.GO and following is IncomingPhase.OWNED else ()
-        return Answer(state, again)
+        # asked again, because an answer was lost: an owner that was told to run must run before it says yes
+        asked = request is Request.GO or (request is Request.ABANDON and state.resume and not state.continued)
+        return Answer(state, (Effect.RESUME_GUEST,) if asked and following is IncomingPhase.OWNED else ())
     match following:
         case IncomingPhase.ABANDONED:
             # QEMU dies before the journal says so: a journaled ABANDONED is a promise that it is dead
@@ -120,4 +123,5 @@ def step(state: Incoming, request: Request, *, resume: bool = False, reason: str
         case IncomingPhase.LISTENING:
             return Answer(replace(state, phase=following), (Effect.JOURNAL, Effect.LISTEN))
         case _:
-            return Answer(replace(state, phase=following), (Effect.JOURNAL,))
+            said = reason if request is Request.CRASHED else state.reason
+            return Answer(replace(state, phase=following, reason=said), (Effect.JOURNAL,))

@@ -106,6 +106,7 @@ class Preparation:
     """What a journey asks of the destination before it copies.
 
     :ivar abandoned: set when the journey is undone: no slot is asked for any more.
+    :ivar holds_lease: the VM's lease is known to be the source's; not after a GO, nor after a restart of the agent.
     :ivar asking_slot: held while a request for a slot is under way.
     :ivar configured: the source's QEMU was set up for the journey, and must be made to forget that.
     """
@@ -114,6 +115,7 @@ class Preparation:
         self.findings = Findings()
         self.asking_slot = asyncio.Lock()
         self.abandoned = False
+        self.holds_lease = False
         self.configured = False
         self._record = record
         self._vm = vm
@@ -139,6 +141,7 @@ class Preparation:
         await self.refuse_blocked()
         # known now, and not in the blackout, if it cannot be given up and taken
         await self._vm.hold_lease()
+        self.holds_lease = True
         fitness = await self._client.check_fitness(
             self._record.id, await self.fitness_question(), timeout_s=self._route.prepare_timeout_s
         )

@@ -28,6 +28,9 @@ from livemove.migration.model import Owner, Phase, State
 
 _log = logging.getLogger(__name__)
 
+#: How long until a copy that could not be undone is undone again.
+AGAIN_S = 1.0
+
 
 class Effects(Protocol):
     """Whoever carries commands out: the direct engine, a later one, a test."""
@@ -143,19 +146,43 @@ class JourneyRunner:
                 spawn(self._perform(command), name=f"{type(command).__name__} of {self.record.id}")
 
     async def _perform(self, command: Command) -> None:
+        outcome = await self._outcome(command)
+        while isinstance(command, do.CancelCopy) and isinstance(outcome, on.StepFailed):
+            # the guest is to run here again, whatever stands in the way
+            await asyncio.sleep(AGAIN_S)
+            outcome = await self._outcome(command)
+        if isinstance(outcome, on.StepFailed):
+            outcome = meaning(command, outcome)
+        if outcome is not None:
+            self.post(outcome)
+
+    async def _outcome(self, command: Command) -> Event | None:
         try:
             with around("source", type(command).__name__):
-                outcome = await self._effects.perform(command, self.state)
+                return await self._effects.perform(command, self.state)
         except LivemoveError as error:
-            outcome = on.StepFailed(error.code, error.message, error.remedy)
+            return on.StepFailed(error.code, error.message, error.remedy)
         except Exception as error:
             _log.exception("journey %s: %s failed", self.record.id, type(command).__name__)
             fault = (shortage_of(error) if isinstance(error, OSError) else None) or Bug(
                 f"{type(command).__name__} failed: {type(error).__name__}: {error}"
             )
-            outcome = on.StepFailed(fault.code, fault.message, fault.remedy)
-        if outcome is not None:
-            self.post(outcome)
+            return on.StepFailed(fault.code, fault.message, fault.remedy)
+
+
+def meaning(command: Command, failed: on.StepFailed) -> Event:
+    """What the failure of `command` is to the rules: in the hand-over and after it no step simply fails.
+
+    A GO or a question that could not be put is one that was not answered; a destination that could not be told finds out
+    by itself.
+    """
+    match command:
+        case do.SendGo() | do.AskDestination():
+            return on.DestinationSilent(failed.reason)
+        case do.AbandonDestination():
+            return on.DestinationAbandoned()
+        case _:
+            return failed
 
 
 def is_journaled(before: State, state: State) -> bool:
