@@ -18,6 +18,7 @@ from livemove.migration.model import Abort, Ending, Incoming, IncomingPhase, Own
 from livemove.policy.convergence import Contract, Memory
 
 RECORD = Record("j1", SOURCE, "db1", "uuid-1", "a", "b", "ann", 1000.0, {"options": {"channels": 2}})
+OVER = replace(begin(Contract(0.3)), phase=Phase.COMPLETED, owner=Owner.DESTINATION)
 
 
 def report(journey: str = "j1") -> ReportView:
@@ -29,10 +30,15 @@ def report(journey: str = "j1") -> ReportView:
 
 
 @pytest.fixture
-async def journal(tmp_path: Path) -> AsyncIterator[Journal]:
+def clock() -> ManualClock:
+    return ManualClock(wall_s=2000.0)
+
+
+@pytest.fixture
+async def journal(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Journal]:
     database = Database(tmp_path / "x.db")
     await database.open()
-    yield Journal(database, ManualClock(wall_s=2000.0), "a")
+    yield Journal(database, clock, "a")
     await database.close()
 
 
@@ -89,12 +95,47 @@ async def test_a_grant_is_used_once(journal: Journal):
     assert not await journal.consume_grant("g1", 3000.0)
 
 
-async def test_history_is_forgotten_and_open_journeys_are_not(journal: Journal):
-    ended = replace(RECORD, id="old")
+async def test_history_is_forgotten_and_open_journeys_are_not(journal: Journal, clock: ManualClock):
+    ended = replace(RECORD, id="old", vm="db2")
     await journal.create(ended, begin(Contract(0.3)))
     await journal.add_event(ended, "long ago")
-    await journal.save(ended, begin(Contract(0.3)), "end", durable=True, closed=True)
+    await journal.save(ended, OVER, "end", durable=True, closed=True)
     await journal.create(RECORD, begin(Contract(0.3)))
-    await journal.forget_before(1500.0)
+    await journal.forget_before(clock.wall_s() + 1)
     assert await journal.events("old") == [] and await journal.lines("old") == []
+    assert await journal.newest_id("old") is None
     assert [record.id for record, _ in await journal.open_outgoing()] == ["j1"]
+
+
+async def test_history_is_counted_from_the_end_of_a_journey(journal: Journal, clock: ManualClock):
+    await journal.create(RECORD, begin(Contract(0.3)))
+    await journal.save(RECORD, OVER, "end", durable=True, closed=True)
+    # it started long before
+    await journal.forget_before(clock.wall_s() - 1)
+    assert await journal.newest_id("j1") == "j1"
+    await journal.forget_before(clock.wall_s() + 1)
+    assert await journal.newest_id("j1") is None
+
+
+async def test_a_vm_that_came_here_is_not_forgotten_before_its_source_knows(journal: Journal, clock: ManualClock):
+    arrived, refused = replace(RECORD, role=DESTINATION), replace(RECORD, id="j2", role=DESTINATION)
+    settled = Incoming(IncomingPhase.SETTLED, resume=True, continued=True)
+    for record, state in ((arrived, settled), (refused, Incoming(IncomingPhase.ABANDONED, reason="x"))):
+        await journal.create(record, Incoming(IncomingPhase.RESERVED))
+        await journal.save(record, state, "end", durable=True, closed=True)
+    much_later = clock.wall_s() + 1e9
+    await journal.forget_before(much_later)
+    assert await journal.incoming("j1") == (arrived, settled)
+    assert await journal.incoming("j2") is None
+    await journal.keep_foreign_report("j1", "a", report())
+    await journal.forget_before(much_later)
+    assert await journal.incoming("j1") is None
+
+
+async def test_a_journey_from_here_whose_end_was_never_written_is_not_forgotten(journal: Journal, clock: ManualClock):
+    await journal.create(RECORD, begin(Contract(0.3)))
+    # the VM leaves anew, which closes what could not be
+    await journal.create(replace(RECORD, id="j2"), begin(Contract(0.3)))
+    assert [record.id for record, _ in await journal.open_outgoing()] == ["j2"]
+    await journal.forget_before(clock.wall_s() + 1e9)
+    assert await journal.newest_id("j1") == "j1"

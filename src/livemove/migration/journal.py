@@ -20,10 +20,14 @@ from livemove.base.clock import Clock, wall_text
 from livemove.base.database import Database, reading
 from livemove.base.errors import UnknownJourney
 from livemove.base.fault_points import around
-from livemove.migration.model import Incoming, State
+from livemove.migration.model import Incoming, IncomingPhase, Phase, State
 from livemove.migration.points import GRANT
 
 SOURCE, DESTINATION = "source", "destination"
+
+#: Phases after which nobody asks any more: a source's last ones, and a no of the destination, which is also the answer to
+#: what it knows nothing of.
+_OVER = (*(phase.value for phase in Phase if phase.terminal), IncomingPhase.ABANDONED.value)
 
 _COLUMNS = "id, role, vm, vm_uuid, source, destination, person, started_wall_s, request, phase, state, open, report"
 
@@ -255,13 +259,27 @@ class Journal:
             raise UnknownJourney(f"No journey {journey} from {source} is on record here.")
 
     async def forget_before(self, wall_s: float) -> None:
-        """Remove history older than `wall_s`; open journeys stay."""
+        """Remove journeys that ended before `wall_s`, with their story.
+
+        What is evidence stays, however old: open journeys, those whose end was never written, and a VM that came here as
+        long as its source has not reported that it knows. Without that row this host would answer that it does not own it.
+        """
 
         def work(db: sqlite3.Connection) -> None:
-            old = "SELECT id FROM journeys WHERE open=0 AND started_wall_s<?"
-            db.execute(f"DELETE FROM events WHERE journey IN ({old})", (wall_s,))
-            db.execute(f"DELETE FROM journal WHERE journey IN ({old})", (wall_s,))
-            db.execute("DELETE FROM journeys WHERE open=0 AND started_wall_s<?", (wall_s,))
+            old = [
+                (row["id"], row["role"])
+                for row in db.execute(
+                    "SELECT id, role FROM journeys LEFT JOIN"
+                    " (SELECT journey, role AS told_by, MAX(wall_s) AS ended_wall_s FROM journal GROUP BY journey, role)"
+                    " ON journey=id AND told_by=role"
+                    " WHERE open=0 AND COALESCE(ended_wall_s, started_wall_s)<?"
+                    f" AND (phase IN ({','.join('?' * len(_OVER))}) OR (role=? AND phase=? AND report IS NOT NULL))",
+                    (wall_s, *_OVER, DESTINATION, IncomingPhase.SETTLED.value),
+                )
+            ]
+            db.executemany("DELETE FROM events WHERE journey=?", [(journey,) for journey, _ in old])
+            db.executemany("DELETE FROM journal WHERE journey=? AND role=?", old)
+            db.executemany("DELETE FROM journeys WHERE id=? AND role=?", old)
 
         await self._database.run(work, durable=False)
 
