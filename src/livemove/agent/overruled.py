@@ -65,11 +65,24 @@ class Overruled:
         return await self._database.run(lambda db: db.execute("SELECT * FROM overruled").fetchall(), durable=False)
 
     async def _tell(self) -> None:
-        while rows := await self._pending():
-            for row in rows:
-                if await self._tell_one(row):
-                    await self._forget(str(row["journey"]))
+        """Return when all have heard; a disk that is full for a while ends nothing."""
+        while True:
+            try:
+                rows = await self._pending()
+                if not rows:
+                    return
+                for row in rows:
+                    await self._tell_and_forget(row)
+            except LivemoveError as error:
+                _log.error("whom something must still be told cannot be read, and is tried again: %s", error)
             await asyncio.sleep(TELL_INTERVAL_S)
+
+    async def _tell_and_forget(self, row: sqlite3.Row) -> None:
+        try:
+            if await self._tell_one(row):
+                await self._forget(str(row["journey"]))
+        except LivemoveError as error:
+            _log.error("%s is told again of journey %s: %s", row["host"], row["journey"], error)
 
     async def _forget(self, journey: str) -> None:
         def work(db: sqlite3.Connection) -> None:
