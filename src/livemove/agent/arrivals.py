@@ -264,21 +264,24 @@ class Arrivals:
         record, state = found
         if record.source != source:
             raise NotPermitted(f"Journey {journey} comes from {record.source}, not from {source}.")
-        vm = self._vms.records.find(record.vm)
-        if not state.phase.owns or vm is None or vm.uuid != record.vm_uuid or vm.moved_to:
-            return
-        if self._vms.find_running(record.vm) is not None or record.vm in self._vms.mute:
-            raise Conflict(
-                f"VM '{record.vm}' runs on {record.destination}, which was declared dead, and on {source} too: its disks are in danger.",
-                remedy=f"Stop one of them at once: 'livemove vm stop --force --host HOST {record.vm}'.",
-            )
         async with self._vms.lock(record.vm):
-            if self._vms.records.get(record.vm).arrived_in != journey:
+            vm = self._vms.records.find(record.vm)
+            if not state.phase.owns or vm is None or vm.uuid != record.vm_uuid or vm.moved_to:
+                return
+            if self._vms.find_running(record.vm) is not None or vm.process is not None:
+                raise Conflict(
+                    f"VM '{record.vm}' runs on {record.destination}, which was declared dead, and on {source} too: its disks are in danger.",
+                    remedy=f"Stop one of them at once: 'livemove vm stop --force --host HOST {record.vm}'.",
+                )
+            if vm.arrived_in != journey:
                 raise Conflict(
                     f"{source} says that it took VM '{record.vm}' back, but it was started or stopped on {record.destination} since.",
                     remedy=f"If {source} has it, remove it here: 'livemove vm remove --host {record.destination} {record.vm}'.",
                 )
             await self._vms.stopped_in_order(record.vm, moved_to=source)
+            # told again because its answer was lost, it means nothing for a VM that has come here anew
+            overruled = Incoming(IncomingPhase.ABANDONED, reason=f"{source} took it back on an operator's word")
+            await self._journal.save(record, overruled, "overruled", durable=True, closed=True)
         text = f"{source} took VM {record.vm} back on an operator's word while this host was away."
         await self._journal.add_event(record, text, level="warning")
 
@@ -328,6 +331,9 @@ class Arrivals:
         """About a journey that ended, or that never came here: what the database says is as binding."""
         found = await self._journal.incoming(journey)
         if found is None:
+            came = [vm for vm in self._vms.records.all() if vm.arrived_in == journey and vm.moved_to != source]
+            if came:
+                return OwnershipAnswer(owned=True, reason="its record says that the VM came here")
             # never heard of: a GO for it can never be accepted, because grants are used once
             return OwnershipAnswer(owned=False, reason="this host has no record of the journey")
         record, state = found
