@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
 import pwd
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -93,6 +95,7 @@ class VmProcesses:
                 await processes.kill(process, grace_s=0)
                 raise
         except BaseException:
+            self._remove_unheld_lease(frozen.uuid)
             await self.remove_taps(frozen, taps)
             raise
         running = Running(frozen, process, monitor, tuple(taps))
@@ -116,6 +119,13 @@ class VmProcesses:
     def remove_lease(self, vm_uuid: str) -> None:
         """The file of a QEMU that has ended, where it is this host's own; a shared one may be another host's by now."""
         (own_leases(self._settings()) / f"{vm_uuid}.lease").unlink(missing_ok=True)
+
+    def _remove_unheld_lease(self, vm_uuid: str) -> None:
+        """After a start that failed; it may have failed because another QEMU holds it."""
+        path = own_leases(self._settings()) / f"{vm_uuid}.lease"
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
 
     def remove_stale_leases(self, kept: set[str]) -> None:
         """Those of this host's own that crashes have left, at the agent's start: all but the VMs' that run here."""
