@@ -84,10 +84,17 @@ def check_fitness(frozen: FrozenVm, source_accelerator: str, vms: Vms, settings:
 
 def _check_name(frozen: FrozenVm, vms: Vms, host: str) -> None:
     record = vms.records.find(frozen.name)
-    if record is None or (record.uuid == frozen.uuid and record.moved_to):
+    if record is None:
         return
-    if record.uuid != frozen.uuid and record.moved_to:
-        return  # a trace of another VM that left; the newcomer takes the name
+    if record.moved_to:
+        # it left, or another one did whose name the newcomer takes
+        if record.process is None:
+            return
+        raise Conflict(
+            f"The QEMU of VM '{record.name}', which moved from {host} to {record.moved_to}, has not ended there yet.",
+            remedy=f"Wait until it has; if it never does, look at 'cat /proc/{record.process.pid}/stack' on {host}.",
+            where=host,
+        )
     raise Conflict(
         f"{host} has a VM '{frozen.name}' of its own{' and it runs' if vms.find_running(frozen.name) else ''}.",
         remedy=f"Remove it there with 'livemove vm remove {frozen.name} --host {host}', or rename one of them.", where=host,

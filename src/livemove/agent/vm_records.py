@@ -20,6 +20,7 @@ class VmRecord:
 
     :param definition: TOML as its author wrote it; newer than `frozen` when it was edited since the start.
     :param frozen: what runs; None while the VM is stopped.
+    :param process: its QEMU; with `moved_to` one that is being ended.
     :param moved_to: host to which it moved; its definition moved with it.
     :param arrived_in: the journey that brought it, as long as nobody has started or stopped it here since.
     """
@@ -95,8 +96,8 @@ class VmRecords:
 
 
 def stopped(record: VmRecord, *, moved_to: str = "") -> VmRecord:
-    """The record of a VM whose QEMU has ended here."""
-    return replace(record, frozen=None, process=None, accelerator="", backing="", moved_to=moved_to)
+    """The record of a VM whose QEMU has ended here; one that moved stays so."""
+    return replace(record, frozen=None, process=None, accelerator="", backing="", moved_to=moved_to or record.moved_to)
 
 
 def _record(row: sqlite3.Row) -> VmRecord:

@@ -13,7 +13,8 @@ def view_vm(vms: Vms, record: VmRecord, host: str) -> VmView:
     running = vms.find_running(record.name)
     frozen = record.frozen
     state = running.status if running else "moved" if record.moved_to else "stopped"
-    if record.name in vms.unresolved or record.name in vms.mute:
+    # the QEMU of a VM that moved may be long in ending, and is never used again
+    if record.name in vms.unresolved or (record.name in vms.mute and not record.moved_to):
         state = "unknown"
     elif record.name in vms.journeys and running:
         state = "leaving" if running.status == "running" else running.status

@@ -15,28 +15,24 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from livemove.agent.orphans import qemu_in
-from livemove.agent.vm_processes import Running, VmProcesses
+from livemove.agent.vm_processes import Running
 from livemove.agent.vm_records import VmRecord, VmRecords, stopped
+from livemove.agent.vm_table import VmTable
 from livemove.base.errors import (
-    AlreadyMoving,
     Conflict,
     HypervisorError,
     LivemoveError,
-    NotEnoughMemory,
-    NotRunning,
     OutcomeUnknown,
     StateUnwritable,
 )
 from livemove.base.settings import HostSettings
 from livemove.base.tasks import cancel_and_wait, spawn
-from livemove.base.units import format_size, parse_size
 from livemove.hypervisor import lease
 from livemove.hypervisor import process as processes
 from livemove.hypervisor.definition import Definition, parse_definition
 from livemove.hypervisor.frozen import FrozenVm, definition_digest, freeze
 from livemove.hypervisor.launch import cgroup_of
-from livemove.hypervisor.machine_facts import memory_available_bytes
-from livemove.hypervisor.memory import describe_backing, memfd_path
+from livemove.hypervisor.memory import describe_backing
 from livemove.hypervisor.probe import QemuFacts
 from livemove.hypervisor.qmp import Monitor, QmpEvent
 from livemove.network.taps import remove_tap_patiently, taps_of
@@ -45,44 +41,16 @@ _log = logging.getLogger(__name__)
 
 STOP_PATIENCE_S = 30.0
 SEARCH_INTERVAL_S = 1.0
+REMOVAL_INTERVAL_S = 5.0
 
 
-class Vms(VmProcesses):
+class Vms(VmTable):
     """Owner of this host's QEMUs, except those that are still arriving."""
 
     def __init__(self, settings: Callable[[], HostSettings], facts: QemuFacts, records: VmRecords) -> None:
-        super().__init__(settings, facts)
-        self.records = records
-        self._running: dict[str, Running] = {}
-        self._locks: dict[str, asyncio.Lock] = {}
-        #: VM name -> journey id, for VMs that are leaving or whose ownership is not known; set by the journeys
-        self.journeys: dict[str, str] = {}
-        #: names whose hand-over is unresolved: nobody may start them
-        self.unresolved: set[str] = set()
-        #: names of VMs that are arriving; set by the incoming side
-        self.arriving: set[str] = set()
-        #: memory promised to VMs that arrive, by journey; set by the incoming side
-        self.reserved_bytes: dict[str, int] = {}
-        #: VMs whose QEMU runs and has not answered since this agent's start, with the search for it
-        self.mute: dict[str, asyncio.Task[None]] = {}
+        super().__init__(settings, facts, records)
         #: called with (vm name, reason) when a QEMU ends unexpectedly
         self.on_death: list[Callable[[str, str], None]] = []
-
-    def lock(self, name: str) -> asyncio.Lock:
-        """Held by whoever changes the VM `name`."""
-        return self._locks.setdefault(name, asyncio.Lock())
-
-    def running(self, name: str) -> Running:
-        """The QEMU of `name`. Raises UnknownVm, NotRunning."""
-        record = self.records.get(name)
-        found = self._running.get(name)
-        if found is None:
-            where = f"; it moved to {record.moved_to}" if record.moved_to else ""
-            raise NotRunning(f"VM '{name}' is not running on this host{where}.")
-        return found
-
-    def find_running(self, name: str) -> Running | None:
-        return self._running.get(name)
 
     # Start and stop -------------------------------------------------------------------------------------------------
 
@@ -113,11 +81,7 @@ class Vms(VmProcesses):
             if name in self.arriving:
                 raise Conflict(f"VM '{name}' is arriving here; it runs when it has arrived.")
             if name in self.mute:
-                raise Conflict(
-                    f"The QEMU of VM '{name}' (pid {record.process and record.process.pid}) does not answer.",
-                    remedy="It is looked for until it answers or ends; qemu.log in its run directory may tell more. "
-                    "If it hangs, let it go on (kill -CONT) or end it (kill -KILL).",
-                )
+                raise self._does_not_answer(record)
             if record.moved_to:
                 raise Conflict(f"VM '{name}' moved to {record.moved_to}.", remedy="Start it there.")
             if name in self._running:
@@ -154,31 +118,6 @@ class Vms(VmProcesses):
             definition, self.facts, uuid=record.uuid, mac_for=mac_for, digest=definition_digest(record.definition)
         )
 
-    def check_memory(self, frozen: FrozenVm) -> None:
-        """Raises NotEnoughMemory when this host cannot hold the VM beside what it promised."""
-        if frozen.backing == "hugetlb":
-            return  # counted by the kernel apart from MemAvailable; QEMU refuses by itself when too few are free
-        reserve = parse_size(self._settings().memory_reserve)
-        free = memory_available_bytes() - reserve - self.promised_bytes()
-        if frozen.memory_bytes > free:
-            host = self._settings().name
-            raise NotEnoughMemory(
-                f"VM '{frozen.name}' needs {format_size(frozen.memory_bytes)}, and {host} has {format_size(max(free, 0))} "
-                f"beyond its promises and the reserve of {format_size(reserve)}.",
-                where=host,
-            )
-
-    def promised_bytes(self) -> int:
-        """Memory that running VMs may still take and that arriving VMs were promised."""
-        promised = sum(self.reserved_bytes.values())
-        for running in self._running.values():
-            resident = 0
-            path = memfd_path(running.process, running.frozen)
-            with contextlib.suppress(OSError):
-                resident = path.stat().st_blocks * 512 if path is not None else running.frozen.memory_bytes
-            promised += max(0, running.frozen.memory_bytes - resident)
-        return promised
-
     async def discard(self, running: Running, *, grace_s: float = 0.0) -> None:
         await super().discard(running, grace_s=grace_s)
         if self._running.get(running.frozen.name) is running:
@@ -186,17 +125,25 @@ class Vms(VmProcesses):
 
     async def discard_orphan(self, name: str, uuid: str) -> None:
         """End a QEMU that only a journey knew, when the agent was killed in between; a VM of ours is never touched."""
+        if self._is_ours(name):
+            return  # not to wait for a start, which takes a while
+        async with self.lock(name):
+            if self._is_ours(name):
+                return
+            found, cgroup = qemu_in(self.run_dir(name), name), cgroup_of(name, self.run_dir(name))
+            if found is not None:
+                await processes.kill(found, grace_s=0)
+            # one that ended while nobody looked has left its cgroup
+            await processes.remove_cgroup(str(cgroup) if cgroup is not None else None)
+            for tap in taps_of(name, uuid):
+                await remove_tap_patiently(tap)
+            self.remove_sockets(name)
+
+    def _is_ours(self, name: str) -> bool:
+        """Whether a VM of this host runs or starts under that name."""
         record = self.records.find(name)
-        if name in self._running or (record is not None and record.process is not None):
-            return
-        found, cgroup = qemu_in(self.run_dir(name), name), cgroup_of(name, self.run_dir(name))
-        if found is not None:
-            await processes.kill(found, grace_s=0)
-        # one that ended while nobody looked has left its cgroup
-        await processes.remove_cgroup(str(cgroup) if cgroup is not None else None)
-        for tap in taps_of(name, uuid):
-            await remove_tap_patiently(tap)
-        self.remove_sockets(name)
+        started = record is not None and (record.process is not None or record.frozen is not None)
+        return started or name in self._running
 
     def adopt(self, running: Running) -> None:
         """Watch a QEMU from now on as one of this host's VMs."""
@@ -238,21 +185,38 @@ class Vms(VmProcesses):
             told(name, f"its QEMU (pid {running.process.pid}) ended unexpectedly")
 
     async def stopped_in_order(self, name: str, *, moved_to: str = "", grace_s: float = 5.0) -> None:
-        """End the QEMU of `name` and note that it is stopped (or moved); the caller holds the lock."""
-        running = self._running.pop(name, None)
+        """End the QEMU of `name` and note that it is stopped (or moved); the caller holds the lock.
+
+        That it moved is on record before its QEMU is ended, so that nobody starts it here if that fails. When that raises,
+        it is tried again until it is done.
+        """
+        running = self._running.get(name)
+        if moved_to:
+            if running is not None:
+                # its end surprises nobody any more
+                await cancel_and_wait(running.watch)
+            await self.records.put(replace(self.records.get(name), moved_to=moved_to))
         if running is not None:
-            await self.discard(running, grace_s=grace_s)
+            self._running.pop(name, None)
+            try:
+                await self.discard(running, grace_s=grace_s)
+            except LivemoveError:
+                self._look_for(self.records.get(name))
+                raise
         await self.records.put(stopped(self.records.get(name), moved_to=moved_to))
 
     async def stop(self, name: str, *, force: bool) -> VmRecord:
-        """Power the guest off, with `force` at once. Raises Conflict when the guest does not react in 30 s."""
+        """Power the guest off, with `force` at once. Raises Conflict when the guest does not react in 30 s, or QEMU is mute."""
         async with self.lock(name):
-            running = self._running.get(name)
             record = self.records.get(name)
-            if running is None:
+            search = self.mute.get(name)
+            if search is not None:
+                await self._end_mute(record, search, force=force)
+            running = self._running.get(name)
+            if running is None and search is None:
                 return record
             self._refuse_moving(name)
-            if not force and running.status == "running":
+            if running is not None and not force and running.status == "running":
                 with running.monitor.events("SHUTDOWN") as heard:
                     await running.monitor.execute("system_powerdown")
                     try:
@@ -263,13 +227,20 @@ class Vms(VmProcesses):
                             f"The guest of VM '{name}' has not powered off within {STOP_PATIENCE_S:.0f} s.",
                             remedy=f"Use 'livemove vm stop --force {name}'.",
                         ) from error
-            await self.stopped_in_order(name)
+            if running is not None:
+                await self.stopped_in_order(name)
             await self.records.put(replace(self.records.get(name), arrived_in=""))
             return self.records.get(name)
 
-    def _refuse_moving(self, name: str) -> None:
-        if name in self.journeys:
-            raise AlreadyMoving(f"VM '{name}' is being moved by journey {self.journeys[name]}.")
+    async def _end_mute(self, record: VmRecord, search: asyncio.Task[None], *, force: bool) -> None:
+        self._refuse_moving(record.name)
+        self._refuse_unresolved(record.name)
+        if not force:
+            raise self._does_not_answer(record)
+        if record.process is not None:
+            await processes.kill(record.process, grace_s=0)
+        # who looks for it puts on record that it has ended, or has just found it
+        await asyncio.wait([search], timeout=STOP_PATIENCE_S)
 
     async def command(self, name: str, command: str) -> None:
         """``stop``, ``cont`` or ``system_reset``; refused while nobody may run the VM.
@@ -279,8 +250,7 @@ class Vms(VmProcesses):
         running = self.running(name)
         if command == "cont":
             self._refuse_moving(name)
-        if name in self.unresolved:
-            raise OutcomeUnknown(f"The hand-over of VM '{name}' is under way or not resolved; nobody may run it now.")
+        self._refuse_unresolved(name)
         if command == "cont":
             await lease.change(lease.take, running.process)
         await running.monitor.execute(command)
@@ -290,12 +260,24 @@ class Vms(VmProcesses):
         await self._read_status(self.running(name))
 
     async def remove(self, name: str) -> None:
-        """Forget a stopped or moved VM. Raises Conflict when it runs."""
+        """Forget a stopped or moved VM. Raises Conflict when it runs or may run."""
         async with self.lock(name):
-            self.records.get(name)
+            record = self.records.get(name)
             if name in self._running:
                 raise Conflict(f"VM '{name}' is running.", remedy=f"Stop it first with 'livemove vm stop {name}'.")
             self._refuse_moving(name)
+            if name in self.unresolved:
+                raise Conflict(
+                    f"The hand-over of VM '{name}' is not resolved.",
+                    remedy=f"'livemove resolve {name}' shows what is known and what can be done.",
+                )
+            if name in self.arriving:
+                raise Conflict(
+                    f"VM '{name}' is arriving here.",
+                    remedy=f"Wait until it has, or end its journey with 'livemove cancel {name}'.",
+                )
+            if name in self.mute or (record.process is not None and processes.find(record.process)):
+                raise self._does_not_answer(record)
             await self.records.remove(name)
 
     # Restarts -------------------------------------------------------------------------------------------------------
@@ -318,8 +300,8 @@ class Vms(VmProcesses):
             if not processes.find(record.process):
                 _log.warning("VM %s ended while the agent was away", record.name)
                 await self.note_ended(record)
-            elif not await self._find(record):
-                self.mute[record.name] = spawn(self._search(record), name=f"search QEMU of {record.name}")
+            elif record.moved_to or not await self._find(record):
+                self._look_for(record)
         self.remove_stale_leases({record.uuid for record in self.records.all() if record.process is not None})
 
     async def _find(self, record: VmRecord) -> bool:
@@ -335,16 +317,29 @@ class Vms(VmProcesses):
         _log.info("VM %s found again, pid %d, %s", record.name, record.process.pid, running.status)
         return True
 
-    async def _search(self, record: VmRecord) -> None:
+    def _look_for(self, record: VmRecord) -> None:
         """A QEMU that hangs is neither dead nor ours to use: look until it answers or has ended."""
+        self.mute[record.name] = spawn(self._search(record), name=f"search QEMU of {record.name}")
+
+    async def _search(self, record: VmRecord) -> None:
         assert record.process is not None
         while processes.find(record.process):
+            if record.moved_to:
+                with contextlib.suppress(LivemoveError):
+                    await processes.kill(record.process, grace_s=0)
+                continue
             await asyncio.sleep(SEARCH_INTERVAL_S)
             if processes.find(record.process) and await self._find(record):
                 break
         else:
-            _log.warning("VM %s ended without having answered", record.name)
-            await self.note_ended(record)
+            _log.warning("QEMU of VM %s (pid %d) has ended", record.name, record.process.pid)
+            while True:
+                try:
+                    await self.note_ended(record)
+                    break
+                except LivemoveError as error:
+                    _log.error("what the QEMU of VM %s left is not gone yet: %s", record.name, error)
+                    await asyncio.sleep(REMOVAL_INTERVAL_S)
         del self.mute[record.name]
 
     async def note_ended(self, record: VmRecord) -> None:
@@ -354,7 +349,9 @@ class Vms(VmProcesses):
         await self.remove_taps(record.frozen, list(self.taps_of(record.frozen)))
         self.remove_sockets(record.name)
         self.remove_lease(record.uuid)
-        await self.records.put(stopped(record))
+        known = self.records.find(record.name)
+        if known is not None and known.process == record.process:
+            await self.records.put(stopped(known))
 
     async def stop_powered_off(self) -> None:
         """Stop VMs whose guest powered off while the agent was away; called once journeys are known."""
