@@ -1,10 +1,9 @@
-"""Journeys that leave this host: begun, queued, watched, cancelled, found again after a restart, remembered."""
+"""Journeys that leave this host: begun, queued, watched, cancelled, taken up again after a restart, remembered."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import pwd
 import uuid
 from collections.abc import Awaitable, Callable
@@ -25,7 +24,6 @@ from livemove.base.errors import (
     LivemoveError,
     NotPermitted,
     OutcomeUnknown,
-    QemuGone,
     SameHost,
     UnknownHost,
     UnknownJourney,
@@ -38,7 +36,6 @@ from livemove.base.units import parse_duration
 from livemove.fleet.admission import AdmissionQueue
 from livemove.migration import events as on
 from livemove.migration.departure import DirectDeparture
-from livemove.migration.direct import DirectSource
 from livemove.migration.journal import SOURCE, Journal, Record
 from livemove.migration.ledger import Ledger
 from livemove.migration.machine import begin
@@ -49,8 +46,6 @@ from livemove.migration.report import make_report, progress_view
 from livemove.migration.runner import JourneyRunner
 from livemove.network.routes import source_address_towards
 from livemove.policy.transport import Offer
-
-_log = logging.getLogger(__name__)
 
 #: How long a journey may take to be undone when the agent is told to end.
 CLOSE_PATIENCE_S = 5.0
@@ -325,53 +320,19 @@ class Departures:
 
     # Restart and end ------------------------------------------------------------------------------------------------
 
-    async def find_again(self) -> None:
-        """After a restart of the agent: resolve every open journey by asking."""
-        for record, state in await self._journal.open_outgoing():
-            if record.vm in self._vms.mute or not await self._found_again(record, state):
-                spawn(self._find_again_later(record, state), name=f"find journey {record.id} again")
-
-    async def _find_again_later(self, record: Record, state: State) -> None:
-        """Its QEMU hangs: whether it is dead, and what it has done, must be known first."""
-        while True:
-            self._vms.journeys[record.vm] = record.id
-            self._changed(record, state)
-            if record.vm in self._vms.mute:
-                await asyncio.wait([self._vms.mute[record.vm]])
-            if await self._found_again(record, state):
-                return
-            await asyncio.sleep(1)
-
-    async def _found_again(self, record: Record, state: State) -> bool:
-        """False while the VM's QEMU runs and does not answer."""
-        try:
-            await self._find_again(record, state)
-        except QemuGone as error:
-            _log.error("journey %s: %s", record.id, error)
-            return False
-        return True
-
-    async def _find_again(self, record: Record, state: State) -> None:
-        running = self._vms.find_running(record.vm)
-        vm_record = self._vms.records.find(record.vm)
-        if running is None or vm_record is None:
-            self._vms.journeys.pop(record.vm, None)
-            await self.recovery.resolve(record, state)
-            return
-        status = (await DirectSource(running.monitor, self._clock).read()).status
+    def hold(self, record: Record, state: State) -> None:
+        """The VM is on a journey that is not taken up again yet."""
         self._vms.journeys[record.vm] = record.id
-        vm = LeavingVm(
-                self._vms, record.vm, running.frozen, vm_record.definition, running.monitor, running.process,
-                vm_record.accelerator,
-            )  # fmt: skip
-        client = self._client_to(record.destination)
-        await client.__aenter__()
+        self._changed(record, state)
+
+    def take_up(self, record: Record, state: State, vm: LeavingVm, client: AgentClient, *, go_impossible: bool) -> None:
+        """After a restart of the agent: go on with an open journey, by asking its destination."""
         options = JourneyOptions.model_validate(record.request.get("options", {}))
         asked = AskJourney(vm=record.vm, destination=record.destination, grant="", options=options)
         departure = self._assemble(record, state, vm, client, asked, self._clock.monotonic_s())
         self.queue.request(record.id)
         departure.effects.watch()
-        departure.runner.post(on.AgentRestarted(go_impossible=status != "completed"))
+        departure.runner.post(on.AgentRestarted(go_impossible=go_impossible))
         self._changed(record, state)
         departure.task = spawn(self._run(departure), name=f"journey {record.id}")
 

@@ -14,6 +14,7 @@ from livemove import __version__
 from livemove.agent.arrivals import Arrivals
 from livemove.agent.departures import Departures
 from livemove.agent.following import WARN_DAYS, Follower
+from livemove.agent.found_again import FoundAgain
 from livemove.agent.identity import host_identity_dir
 from livemove.agent.leftovers import PROBE_DIR, Leftovers
 from livemove.agent.membership import Membership
@@ -69,6 +70,7 @@ class Host:
         self.departures = Departures(
             lambda: self.settings, self.vms, self.journal, clock, self.client_to, self.follower.learn, self._own_offer
         )
+        self.found_again = FoundAgain(self.departures, self.vms, self.journal, clock, self.client_to)
         self.leftovers = Leftovers(lambda: self.settings, self.vms, self.journal, self._open_journeys)
         self.overruled = Overruled(self.database, self.journal, self.client_to)
         self.departures.remind = self.overruled.remind
@@ -101,7 +103,7 @@ class Host:
             host.arrivals.default_address = address
             await host.vms.find_again()
             await host.arrivals.find_again()
-            await host.departures.find_again()
+            await host.found_again.find_all()
             await host.vms.stop_powered_off()
             await host.leftovers.sweep()
             host.overruled.start()
