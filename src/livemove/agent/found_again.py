@@ -7,11 +7,12 @@ import logging
 from collections.abc import Callable
 
 from livemove.agent.departures import Departures
+from livemove.agent.late_client import LateClient
 from livemove.agent.leaving import LeavingVm
 from livemove.agent.vms import Vms
 from livemove.api.client import AgentClient
 from livemove.base.clock import Clock
-from livemove.base.errors import QemuGone
+from livemove.base.errors import HypervisorError
 from livemove.base.tasks import spawn
 from livemove.migration.direct import DirectSource
 from livemove.migration.journal import Journal, Record
@@ -51,10 +52,10 @@ class FoundAgain:
             await asyncio.sleep(SEARCH_INTERVAL_S)
 
     async def _found(self, record: Record, state: State) -> bool:
-        """False while the VM's QEMU runs and does not answer."""
+        """False while the VM's QEMU runs and does not answer, or not as it should."""
         try:
             await self._find(record, state)
-        except QemuGone as error:
+        except HypervisorError as error:
             _log.error("journey %s: %s", record.id, error)
             return False
         return True
@@ -72,6 +73,6 @@ class FoundAgain:
             self._vms, record.vm, running.frozen, vm_record.definition, running.monitor, running.process,
             vm_record.accelerator,
         )  # fmt: skip
-        client = self._client_to(record.destination)
-        await client.__aenter__()
+        # made on use: a destination that left the cluster meanwhile is silent, and no reason for this agent not to start
+        client = LateClient(record.destination, self._client_to)
         self._departures.take_up(record, state, vm, client, go_impossible=status != "completed")

@@ -2,6 +2,9 @@
 
 ``overrule``: it was declared dead, and the VM is no longer its own. ``abandon``: the journey ended while it was out of
 reach, and it may hold a copy of the VM that it will never be given.
+
+A host that was taken out of the cluster is not forgotten: invited anew with the state that it has, it would believe what it
+believed before.
 """
 
 from __future__ import annotations
@@ -33,13 +36,15 @@ class Overruled:
         self._client_to = client_to
         self._task: asyncio.Task[None] | None = None
         self._complained: set[str] = set()
+        self._warned: dict[str, str] = {}
 
     async def add(self, record: Record, word: Literal["overrule", "abandon"]) -> None:
-        """Put it on record, durably, once the VM is this host's again."""
+        """Put it on record, durably, once the VM is this host's again; ``abandon`` never takes the place of ``overrule``."""
+        kept = "REPLACE" if word == "overrule" else "IGNORE"
 
         def work(db: sqlite3.Connection) -> None:
             db.execute(
-                "INSERT OR REPLACE INTO overruled (journey, host, vm, vm_uuid, person, word) VALUES (?,?,?,?,?,?)",
+                f"INSERT OR {kept} INTO overruled (journey, host, vm, vm_uuid, person, word) VALUES (?,?,?,?,?,?)",
                 (record.id, record.destination, record.vm, record.vm_uuid, record.person, word),
             )
 
@@ -74,7 +79,7 @@ class Overruled:
                 for row in rows:
                     await self._tell_and_forget(row)
             except LivemoveError as error:
-                _log.error("whom something must still be told cannot be read, and is tried again: %s", error)
+                self._warn("", f"what other hosts must be told cannot be read: {error}")
             await asyncio.sleep(TELL_INTERVAL_S)
 
     async def _tell_and_forget(self, row: sqlite3.Row) -> None:
@@ -82,7 +87,7 @@ class Overruled:
             if await self._tell_one(row):
                 await self._forget(str(row["journey"]))
         except LivemoveError as error:
-            _log.error("%s is told again of journey %s: %s", row["host"], row["journey"], error)
+            self._warn(row["journey"], f"{row['host']} is told again of journey {row['journey']}: {error}")
 
     async def _forget(self, journey: str) -> None:
         def work(db: sqlite3.Connection) -> None:
@@ -103,15 +108,21 @@ class Overruled:
             await self._complain(row, error)
             return False
         except LivemoveError as error:
-            _log.warning("%s was not told that VM %s is ours: %s", row["host"], row["vm"], error)
+            self._warn(row["journey"], f"{row['host']} was not told that VM {row['vm']} is ours: {error}")
             return False
         return True
+
+    def _warn(self, about: str, text: str) -> None:
+        """Once for each reason, and not with every attempt."""
+        if self._warned.get(about) != text:
+            self._warned[about] = text
+            _log.warning("%s", text)
 
     async def _complain(self, row: sqlite3.Row, error: LivemoveError) -> None:
         """Once: the operator's word was wrong."""
         if row["journey"] in self._complained:
             return
-        self._complained.add(row["journey"])
         _log.error("VM %s: %s", row["vm"], error)
         record = Record(row["journey"], "source", row["vm"], row["vm_uuid"], "", row["host"], row["person"], 0.0, {})
         await self._journal.add_event(record, error.message, level="error")
+        self._complained.add(row["journey"])

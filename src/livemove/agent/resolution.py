@@ -16,7 +16,7 @@ from livemove.agent.departures import Departures
 from livemove.agent.overruled import Overruled
 from livemove.api.client import AgentClient
 from livemove.api.resolution_models import DeclareDead, ResolutionView
-from livemove.base.errors import Conflict, LinkError, LivemoveError, OutcomeUnknown, UnknownVm
+from livemove.base.errors import Conflict, LinkError, LivemoveError, OutcomeUnknown, UnknownHost, UnknownVm
 from livemove.migration import events as on
 from livemove.migration.journal import DESTINATION, Journal, Record
 from livemove.migration.model import GuestRun, IncomingPhase, Owner, Phase
@@ -150,9 +150,13 @@ class Resolution:
         )  # fmt: skip
 
     async def _answers(self, host: str) -> bool:
-        """Whether the agent of `host` says anything now."""
+        """Whether the agent of `host` says anything now; one that left the cluster cannot, whatever it does."""
         try:
-            async with self._client_to(host) as client:
+            client = self._client_to(host)
+        except UnknownHost:
+            return False
+        try:
+            async with client:
                 await client.cluster(timeout_s=ANSWER_S)
         except LinkError:
             return False

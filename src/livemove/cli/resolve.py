@@ -42,12 +42,13 @@ async def resolve(
     from livemove.cli.session import open_session
 
     async with open_session() as session:
-        if host_is_dead is not None:
-            await session.check_host(host_is_dead)
         views = await _evidence(session, vm)
         if host_is_dead is None:
             _show(vm, views, as_json=as_json)
             return
+        if not any(host_is_dead in (view.source, view.destination) for view in views):
+            # one that has a part in it may have left the cluster; any other name that nobody knows is a slip
+            await session.check_host(host_is_dead)
         view = _survivor(vm, views, host_is_dead)
         if not (dry_run or yes):
             _ask_back(vm, view, host_is_dead)
