@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -87,6 +90,26 @@ async def test_populate_can_be_cancelled(start: Start) -> None:
     assert MIB <= allocated * 512 < 512 * MIB
     await asyncio.sleep(0.1)
     assert path.stat().st_blocks == allocated
+
+
+async def test_it_takes_none_of_the_threads_that_everybody_shares() -> None:
+    """A few VMs that are populated for minutes would otherwise hold up every journey's leases and files."""
+    frozen = frozen_from('[memory]\nsize = "8MiB"')
+    memory, gate = os.memfd_create("memory-backend-memfd"), threading.Event()
+    os.ftruncate(memory, frozen.memory_bytes)
+    shared = ThreadPoolExecutor(1)
+    asyncio.get_running_loop().set_default_executor(shared)
+    busy = asyncio.ensure_future(asyncio.to_thread(gate.wait, 10))
+    await asyncio.sleep(0)
+    try:
+        async with asyncio.timeout(5):
+            assert await populate(QemuProcess("web1", os.getpid(), 0), frozen) == frozen.memory_bytes
+        assert os.fstat(memory).st_blocks * 512 == frozen.memory_bytes
+    finally:
+        gate.set()
+        await busy
+        shared.shutdown()
+        os.close(memory)
 
 
 async def test_private_memory_is_left_to_qemu() -> None:

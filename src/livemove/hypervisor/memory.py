@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from livemove.base.errors import NotEnoughMemory, QemuGone
+from livemove.base.threads import in_own_thread
 from livemove.base.units import KIB, MIB, format_size
 from livemove.hypervisor.frozen import FrozenVm
 from livemove.hypervisor.process import QemuProcess
@@ -74,7 +75,8 @@ async def populate(
             os.close(fd)
 
     try:
-        return await asyncio.to_thread(work)
+        # of its own: it may take minutes, and a few VMs would leave the agent's shared threads for nobody else
+        return await in_own_thread(work, name=f"populate {frozen.name}")
     except asyncio.CancelledError:
         stop.set()
         raise
