@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -259,10 +261,37 @@ def test_a_bridge_and_a_disk_that_only_the_source_has(world: World, guest: Guest
         with unchanged(world, guest):
             error = refused(world, "disk-unreachable", "migrate", name, "--to", "B")
             assert str(disk) in error["message"] and "B" in error["message"], error
+        _storage_that_hangs(world, name, disk)
     finally:
         world.livemove("vm", "stop", "--force", name, expect=None)
         world.livemove("vm", "remove", name, expect=None)
         world.run("A", "ip", "link", "del", "br1")
+
+
+def _storage_that_hangs(world: World, name: str, disk: Path) -> None:
+    """Opening the disk at B does not return: that journey is refused, or cancelled at once, and B serves the others."""
+    os.mkfifo(disk)
+    try:
+        command = world.typed("migrate", name, "--to", "B", "--json")
+        while command.poll() is None:
+            before_s = world.clock.monotonic_s()
+            assert world.ask("B", lambda agent: agent.host()).name == "B"
+            assert world.clock.monotonic_s() - before_s < 3
+            world.do(asyncio.sleep(0.2))
+        out, err = command.communicate()
+        error = refusal(Ended(command.returncode, out, err), "disk-unreachable")
+        assert f"{disk} does not answer on B" in error["message"]
+        journey = world.start_journey(name, "A")
+        world.wait(lambda: world.journeys("B"), "B looks at the disk")
+        world.do(asyncio.sleep(0.5))
+        before_s = world.clock.monotonic_s()
+        world.ask("A", lambda agent: agent.cancel_journey(journey))
+        assert world.report("A", journey).outcome == "cancelled"
+        assert world.clock.monotonic_s() - before_s < 4
+    finally:
+        # those that hang go on
+        os.close(os.open(disk, os.O_WRONLY | os.O_NONBLOCK))
+        disk.unlink()
 
 
 def test_a_name_that_another_vm_of_the_destination_has_and_that_vm_runs_on(

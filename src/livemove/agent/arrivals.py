@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from livemove.agent.arrival_effects import DYING_S, SOURCE_ENDED, Arrival, ArrivalEffects
 from livemove.agent.arrival_memory import ArrivalMemory
-from livemove.agent.fitness import check_fitness, read_frozen
+from livemove.agent.fitness import check_files, check_fitness, read_frozen
 from livemove.agent.grants import Grant
 from livemove.agent.vms import Vms
 from livemove.api.incoming_models import (
@@ -142,14 +142,16 @@ class Arrivals:
         frozen = read_frozen(asked.frozen)
         await self._refuse_other_leases(source, asked.lease_domain)
         if dry_run:
-            notes = check_fitness(frozen, asked.source_accelerator, self._vms, self._settings())
-            return self._fitness_answer(notes)
+            await check_files(frozen, self._vms, self._settings())
+            return self._fitness_answer(check_fitness(frozen, asked.source_accelerator, self._vms, self._settings()))
         arrival = self._get(journey, source)
+        if (frozen.name, frozen.uuid) != (arrival.record.vm, arrival.record.vm_uuid):
+            raise NotPermitted("The grant is for another VM than the one that was sent.")
+        if frozen.extra_arguments and arrival.grant_role != "admin":
+            raise NotPermitted(f"VM '{frozen.name}' has extra QEMU arguments; only an admin may bring it here.")
+        # without the lock: storage that does not answer must not hold up the source's cancellation
+        await check_files(frozen, self._vms, self._settings())
         async with arrival.lock:
-            if (frozen.name, frozen.uuid) != (arrival.record.vm, arrival.record.vm_uuid):
-                raise NotPermitted("The grant is for another VM than the one that was sent.")
-            if frozen.extra_arguments and arrival.grant_role != "admin":
-                raise NotPermitted(f"VM '{frozen.name}' has extra QEMU arguments; only an admin may bring it here.")
             notes = check_fitness(frozen, asked.source_accelerator, self._vms, self._settings())
             # a request that the source's cancellation overtook must not reserve what nobody would give back
             self._expect(arrival, IncomingPhase.RESERVED)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from livemove.agent.file_checks import Look
 from livemove.agent.paths import check_paths
 from livemove.agent.room import check_room
 from livemove.agent.vms import Vms
@@ -38,8 +39,16 @@ def read_frozen(text: str) -> FrozenVm:
     return frozen
 
 
+async def check_files(frozen: FrozenVm, vms: Vms, settings: HostSettings) -> None:
+    """Raises PolicyRefused or DiskUnreachable naming a file that the VM may not use here, or that is not here."""
+    await vms.files.look(lambda look: _check_files(frozen, settings, look), settings.name)
+
+
 def check_fitness(frozen: FrozenVm, source_accelerator: str, vms: Vms, settings: HostSettings) -> list[str]:
-    """Raises an OperatorError or Conflict naming what is missing here; returns remarks for the plan."""
+    """Everything but the files. Raises an OperatorError or Conflict naming what is missing here.
+
+    Returns remarks for the plan.
+    """
     host = settings.name
     check_room(settings)
     _check_name(frozen, vms, host)
@@ -62,8 +71,6 @@ def check_fitness(frozen: FrozenVm, source_accelerator: str, vms: Vms, settings:
         text = f"{host} cannot run VM '{frozen.name}': {error.message}"
         raise CpuUnsupported(text, remedy=error.remedy, where=host) from error
     refuse_unmigratable(frozen)
-    for path in frozen.files:
-        _check_file(path, host)
     for nic in frozen.nics:
         if nic.bridge:
             try:
@@ -103,8 +110,6 @@ def _check_name(frozen: FrozenVm, vms: Vms, host: str) -> None:
 
 def _check_policy(frozen: FrozenVm, settings: HostSettings) -> None:
     host = settings.name
-    images = [disk.path for disk in frozen.disks if disk.format == "qcow2"]
-    check_paths(frozen.files, images, settings.allowed_disk_dirs, host)
     for nic in frozen.nics:
         if nic.bridge and not any(fnmatch(nic.bridge, pattern) for pattern in settings.allowed_bridges):
             raise PolicyRefused(f"Bridge '{nic.bridge}' is not among 'allowed_bridges' of {host}.", where=host)
@@ -112,9 +117,14 @@ def _check_policy(frozen: FrozenVm, settings: HostSettings) -> None:
         raise PolicyRefused(f"{host} admits no extra QEMU arguments ('allow_extra_arguments').", where=host)
 
 
-def _check_file(path: str, host: str) -> None:
-    try:
-        with Path(path).open("rb"):
-            pass
-    except OSError as error:
-        raise DiskUnreachable(f"{path} cannot be opened on {host}: {error.strerror}.", where=host) from error
+def _check_files(frozen: FrozenVm, settings: HostSettings, look: Look) -> None:
+    """Whether this host allows them, then whether they can be opened; blocks for as long as their storage does."""
+    host = settings.name
+    images = [disk.path for disk in frozen.disks if disk.format == "qcow2"]
+    check_paths(look.each(frozen.files), look.each(images), look.each(settings.allowed_disk_dirs), host)
+    for path in look.each(frozen.files):
+        try:
+            with Path(path).open("rb"):
+                pass
+        except OSError as error:
+            raise DiskUnreachable(f"{path} cannot be opened on {host}: {error.strerror}.", where=host) from error

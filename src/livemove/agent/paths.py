@@ -27,6 +27,8 @@ _DATA_FILE_NAME = 0x44415441
 def check_paths(paths: Iterable[str], images: Iterable[str], allowed: Iterable[str], host: str) -> None:
     """Raises PolicyRefused naming the path, and where it leads, when that is outside the directories `allowed`.
 
+    Blocks for as long as the storage does, so it has no place in the agent's loop (see agent.file_checks).
+
     :param images: those of `paths` that are qcow2: what their headers name is judged too.
     """
     places = [Path(os.path.realpath(directory)) for directory in allowed]
@@ -41,8 +43,8 @@ def check_paths(paths: Iterable[str], images: Iterable[str], allowed: Iterable[s
             _check(name, places, host, image)
 
 
-def check_definition(definition: Definition, allowed: Iterable[str], host: str) -> None:
-    """The same for a definition that is to be stored or started here."""
+def files_of(definition: Definition) -> tuple[list[str], list[str]]:
+    """All paths of a definition that is to be stored or started, and those of them that are qcow2 images."""
     boot, uefi = definition.boot, definition.uefi
     paths = [
         boot.kernel,
@@ -50,8 +52,7 @@ def check_definition(definition: Definition, allowed: Iterable[str], host: str) 
         *((uefi.code, uefi.vars) if uefi else ()),
         *(disk.path for disk in definition.disk),
     ]
-    images = [disk.path for disk in definition.disk if disk.format == "qcow2"]
-    check_paths([path for path in paths if path], images, allowed, host)
+    return [path for path in paths if path], [disk.path for disk in definition.disk if disk.format == "qcow2"]
 
 
 def _check(path: str, places: list[Path], host: str, named_as: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Response
@@ -10,7 +9,7 @@ from fastapi import APIRouter, Depends, Query, Response
 from livemove.agent.console import read_console, type_on_console
 from livemove.agent.holdings import refuse_held
 from livemove.agent.host import Host
-from livemove.agent.paths import check_definition
+from livemove.agent.paths import check_paths, files_of
 from livemove.agent.tls_server import require_role
 from livemove.agent.vm_view import view_vm
 from livemove.api.client_identity import Peer, Role
@@ -35,7 +34,10 @@ def make_router(host: Host) -> APIRouter:
     async def judge(peer: Peer, definition: Definition) -> None:
         """An operator's VM uses files of the allowed directories only; an admin is told nothing of the kind."""
         if peer.role is not Role.ADMIN:
-            await asyncio.to_thread(check_definition, definition, host.settings.allowed_disk_dirs, host.settings.name)
+            (paths, images), name, allowed = files_of(definition), host.settings.name, host.settings.allowed_disk_dirs
+            await vms.files.look(
+                lambda look: check_paths(look.each(paths), look.each(images), look.each(allowed), name), name
+            )
 
     def view(name: str) -> VmView:
         return view_vm(vms, vms.records.get(name), host.settings.name)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from livemove.agent.file_checks import FileChecks
 from livemove.base.errors import LivemoveError
 from livemove.base.settings import HostSettings
 from livemove.base.tasks import cancel_and_wait, spawn
@@ -55,6 +56,7 @@ class VmProcesses:
     def __init__(self, settings: Callable[[], HostSettings], facts: QemuFacts) -> None:
         self._settings = settings
         self.facts = facts
+        self.files = FileChecks()
 
     def run_dir(self, name: str) -> Path:
         """Where the sockets and logs of a VM's QEMU are."""
