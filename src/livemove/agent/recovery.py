@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -118,3 +119,8 @@ class Recovery:
             record, end, "" if owned else QemuGone.code, f"Resolved after a restart: {text}.", self._clock
         )
         await self._journal.save_report(record, report)
+        if owned:
+            # it may forget the journey some day when it knows that we know
+            with contextlib.suppress(LivemoveError):
+                async with self._client_to(record.destination) as client:
+                    await client.keep_report(record.id, report)

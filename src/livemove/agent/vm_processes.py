@@ -14,6 +14,7 @@ from livemove.agent.file_checks import FileChecks
 from livemove.base.errors import LivemoveError
 from livemove.base.settings import HostSettings
 from livemove.base.tasks import cancel_and_wait, spawn
+from livemove.base.threads import in_own_thread
 from livemove.hypervisor import process as processes
 from livemove.hypervisor.command_line import Place, command_line
 from livemove.hypervisor.frozen import FrozenVm
@@ -68,7 +69,7 @@ class VmProcesses:
         Raises MissingPrerequisite.
         """
         shared = self._settings().lease_dir
-        return await asyncio.to_thread(domain, Path(shared)) if shared else ""
+        return await in_own_thread(lambda: domain(Path(shared)), name="look at lease_dir") if shared else ""
 
     async def launch(self, frozen: FrozenVm, *, incoming: bool) -> Running:
         """Start a QEMU with its taps; nothing is left when it fails."""
@@ -88,7 +89,9 @@ class VmProcesses:
                 run_dir, self.facts.accelerator, tuple(taps), Path("/dev/vhost-net").exists(), self.facts.has_sandbox
             )
             argv = command_line(frozen, place, qemu=self.facts.path, incoming=incoming)
-            path = await asyncio.to_thread(lease_path, lease_dir(settings), frozen.uuid)
+            path = await in_own_thread(
+                lambda: lease_path(lease_dir(settings), frozen.uuid), name=f"lease of {frozen.name}"
+            )
             lease = Lease(path, hold=not incoming)
             process = await launch(frozen.name, argv, run_dir, user=settings.qemu_user, lease=lease)
             try:

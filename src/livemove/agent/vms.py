@@ -177,7 +177,11 @@ class Vms(VmTable):
         if self._running.get(name) is not running:
             return
         _log.error("QEMU of VM %s (pid %d) ended unexpectedly", name, running.process.pid)
-        await self.discard(running)
+        try:
+            await self.discard(running)
+        except LivemoveError as error:
+            _log.error("something of VM %s is left: %s", name, error)
+            self._running.pop(name, None)
         record = self.records.find(name)
         if record is not None and record.process == running.process and name not in self.unresolved:
             await self.records.put(stopped(record))
@@ -299,7 +303,11 @@ class Vms(VmTable):
                 await self.records.put(record)
             if not processes.find(record.process):
                 _log.warning("VM %s ended while the agent was away", record.name)
-                await self.note_ended(record)
+                try:
+                    await self.note_ended(record)
+                except LivemoveError as error:
+                    _log.error("what the QEMU of VM %s left is not gone yet: %s", record.name, error)
+                    self._look_for(record)
             elif record.moved_to or not await self._find(record):
                 self._look_for(record)
         self.remove_stale_leases({record.uuid for record in self.records.all() if record.process is not None})

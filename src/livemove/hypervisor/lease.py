@@ -13,18 +13,17 @@ mean the same directory, which its :func:`domain` tells.
 
 from __future__ import annotations
 
-import asyncio
 import ctypes
 import errno
 import fcntl
 import os
 import uuid
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from livemove.base.errors import Conflict, LivemoveError, MissingPrerequisite, QemuGone
 from livemove.base.shortage import shortage_of
+from livemove.base.threads import in_own_thread
 from livemove.hypervisor.process import QemuProcess, find
 
 #: One digit: all that a POSIX shell's redirection takes.
@@ -35,8 +34,6 @@ _DOMAIN_FILE = "livemove-lease-domain"
 _SYS_PIDFD_GETFD = 438
 
 _libc = ctypes.CDLL(None, use_errno=True)
-# Threads that nothing else waits in: a hand-over must not stand behind somebody's disks or memory.
-_threads = ThreadPoolExecutor(4, thread_name_prefix="lease")
 
 
 async def change(how: Callable[[QemuProcess], None], process: QemuProcess) -> None:
@@ -45,7 +42,8 @@ async def change(how: Callable[[QemuProcess], None], process: QemuProcess) -> No
     Raises what they raise, and MissingPrerequisite when there is no thread to be had.
     """
     try:
-        waiting = asyncio.get_running_loop().run_in_executor(_threads, how, process)
+        # a hand-over must not stand behind somebody's disks or memory
+        waiting = in_own_thread(lambda: how(process), name=f"lease of {process.name}")
     except RuntimeError as error:
         raise MissingPrerequisite(f"The lease of VM '{process.name}' cannot be reached: {error}.") from error
     await waiting
