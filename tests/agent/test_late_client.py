@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import httpx
 import pytest
 
@@ -36,3 +38,25 @@ async def test_it_is_silent_until_the_cluster_has_it_again() -> None:
         assert (await client.ask("j-1")).owned
         assert made == ["B"], "looked up once"
     assert http.is_closed
+
+
+async def test_one_that_does_not_answer_is_looked_up_again() -> None:
+    """It may have come back at another address."""
+    made: list[httpx.AsyncClient] = []
+
+    def client_to(host: str) -> AgentClient:
+        def answer(request: httpx.Request) -> httpx.Response:
+            if request.url.host == "192.0.2.2":
+                raise httpx.ConnectError("no route")
+            return httpx.Response(200, stream=httpx.ByteStream(b'{"owned": true, "running": true}'))
+
+        address = "192.0.2.2" if not made else "192.0.2.3"
+        made.append(httpx.AsyncClient(transport=httpx.MockTransport(answer), base_url=f"https://{address}"))
+        return AgentClient(None, host, f"{address}:7443", http=made[-1])
+
+    async with LateClient("B", client_to) as client:
+        with pytest.raises(LinkLost):
+            await client.ask("j-1")
+        assert (await client.ask("j-1")).owned
+        await asyncio.sleep(0.01)
+        assert len(made) == 2 and made[0].is_closed

@@ -43,3 +43,19 @@ async def test_a_file_that_is_no_database_is_named(tmp_path: Path):
     with pytest.raises(StateDamaged):
         await database.open()
     await database.close()
+
+
+async def test_a_database_of_an_older_version_gets_what_is_new(tmp_path: Path):
+    path = tmp_path / "x.db"
+    with sqlite3.connect(path) as old:
+        old.execute(
+            "CREATE TABLE vms (name TEXT PRIMARY KEY, uuid TEXT NOT NULL, definition TEXT NOT NULL, frozen TEXT, process TEXT,"
+            " accelerator TEXT NOT NULL DEFAULT '', moved_to TEXT NOT NULL DEFAULT '', backing TEXT NOT NULL DEFAULT '')"
+        )
+        old.execute("INSERT INTO vms (name, uuid, definition) VALUES ('db1', 'u', 'name = \"db1\"')")
+    for _ in range(2):
+        database = Database(path)
+        await database.open()
+        row = await database.run(lambda db: db.execute("SELECT * FROM vms").fetchone(), durable=False)
+        assert (row["name"], row["arrived_in"]) == ("db1", "")
+        await database.close()

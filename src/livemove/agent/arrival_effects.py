@@ -200,7 +200,12 @@ class ArrivalEffects:
             if told and (surprise or isinstance(error, QemuGone)):
                 # cont may have been carried out before QEMU died: the guest may have written, so it stays here, crashed
                 arrival.state = Incoming(arrival.state.phase, resume=True, continued=True)
-            await self._disown(arrival, error.message if isinstance(error, LivemoveError) else repr(error))
+            reason = error.message if isinstance(error, LivemoveError) else repr(error)
+            try:
+                await self._disown(arrival, reason)
+            except LivemoveError:
+                spawn(self._disown_later(arrival, arrival.state, reason), name=f"give up {arrival.record.id}")
+                raise
             return
         spawn(self._settle(arrival), name=f"settle {arrival.record.id}")
 
@@ -220,6 +225,16 @@ class ArrivalEffects:
                 await self._vms.note_ended(vm)
         finally:
             self._release(arrival)
+
+    async def _disown_later(self, arrival: Arrival, state: Incoming, reason: str) -> None:
+        """What could not be put on record is, as soon as it can be, if it is still so."""
+
+        async def again() -> None:
+            async with arrival.lock:
+                if arrival.state == state:
+                    await self._disown(arrival, reason)
+
+        await until_written(again, f"The end of the arrival of VM {arrival.record.vm}")
 
     def _own_record(self, arrival: Arrival) -> VmRecord | None:
         """The VM's record, if it is of the QEMU that this journey made."""

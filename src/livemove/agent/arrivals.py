@@ -31,6 +31,7 @@ from livemove.base.clock import Clock
 from livemove.base.errors import (
     Conflict,
     LeaseMismatch,
+    LivemoveError,
     MissingPrerequisite,
     NotPermitted,
     PeerViolation,
@@ -57,13 +58,9 @@ class Arrivals:
     """Owner of the QEMUs that wait here for a VM."""
 
     def __init__(
-        self,
-        settings: Callable[[], HostSettings],
-        vms: Vms,
-        journal: Journal,
-        clock: Clock,
+        self, settings: Callable[[], HostSettings], vms: Vms, journal: Journal, clock: Clock,
         offer: Callable[[str], OfferBody],
-    ) -> None:
+    ) -> None:  # fmt: skip
         self._settings = settings
         self._vms = vms
         self._journal = journal
@@ -130,12 +127,15 @@ class Arrivals:
             self._clock.wall_s(), {"role": grant.role},
         )  # fmt: skip
         arrival = Arrival(record, Incoming(IncomingPhase.RESERVED), grant_role=grant.role)
-        arrival.last_contact_s = self._clock.monotonic_s()
         with around("destination.journal", arrival.state.phase.value):
             await self._journal.create(record, arrival.state)
-        self._arrivals[journey] = arrival
-        self._vms.arriving.add(grant.vm_name)
-        arrival.watch = spawn(self._effects.watch_source(arrival), name=f"watch the source of {journey}")
+        self._keep(arrival)
+
+    def _keep(self, arrival: Arrival) -> None:
+        arrival.last_contact_s = self._clock.monotonic_s()
+        self._arrivals[arrival.record.id] = arrival
+        self._vms.arriving.add(arrival.record.vm)
+        arrival.watch = spawn(self._effects.watch_source(arrival), name=f"watch the source of {arrival.record.id}")
 
     async def fitness(self, journey: str, source: str, asked: AskFitness, *, dry_run: bool) -> FitnessAnswer:
         """Step 3. Raises an OperatorError naming what is missing; the memory is reserved afterwards unless `dry_run`."""
@@ -266,9 +266,13 @@ class Arrivals:
         record, state = found
         if record.source != source:
             raise NotPermitted(f"Journey {journey} comes from {record.source}, not from {source}.")
+        # what it may have loaded is of the past now, and must never run
+        back = f"{source} took the VM back"
+        if not (state.phase.owns or (await self._ownership(journey, source, Request.ABANDON, reason=back)).owned):
+            return
         async with self._vms.lock(record.vm):
             vm = self._vms.records.find(record.vm)
-            if not state.phase.owns or vm is None or vm.uuid != record.vm_uuid or vm.moved_to:
+            if vm is None or vm.uuid != record.vm_uuid or vm.moved_to:
                 return
             if self._vms.find_running(record.vm) is not None or vm.process is not None:
                 raise Conflict(
@@ -361,14 +365,20 @@ class Arrivals:
             await remove_filter(record.id)
             remove_keys(self._effects.key_dir(record.id))
             if not state.phase.owns:
-                async with arrival.lock:
-                    await self._effects.request(
-                        arrival, Request.RESTARTED, reason="the destination's agent was restarted"
-                    )
+                await self._give_up(arrival)
             elif record.vm in self._vms.mute:
                 spawn(self._find_owned_later(arrival), name=f"find journey {record.id} again")
             else:
                 await self._effects.find_owned(arrival)
+
+    async def _give_up(self, arrival: Arrival) -> None:
+        """After a restart; while its QEMU cannot be ended, nothing is said of the journey, and the agent goes on."""
+        try:
+            async with arrival.lock:
+                await self._effects.request(arrival, Request.RESTARTED, reason="the destination's agent was restarted")
+        except LivemoveError as error:
+            _log.error("journey %s cannot be abandoned yet: %s", arrival.record.id, error)
+            self._keep(arrival)
 
     async def _find_owned_later(self, arrival: Arrival) -> None:
         """Its QEMU hangs: whether it is dead must be known first."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from livemove.agent.asked import bandwidth_of, both_trust, contract_of, verify_of, wish_of
 from livemove.agent.last_events import keep_end
+from livemove.agent.late_client import LateClient
 from livemove.agent.leaving import LeavingVm
 from livemove.agent.recovery import Recovery
 from livemove.agent.room import check_room
@@ -96,10 +97,11 @@ class Departures:
     async def start(self, asked: AskJourney, person: str, role: str) -> JourneyView:
         """Begin a journey. Raises UnknownVm, NotRunning, SameHost, AlreadyMoving, UnknownHost, NotPermitted."""
         started_s = self._clock.monotonic_s()
-        client = await self._find_client(asked.destination) if asked.destination != self._settings().name else None
+        if asked.destination != self._settings().name:
+            await self._find_client(asked.destination)
         # nothing is waited for from here until the VM is claimed: two may want to move it
         vm = self._leaving(asked, role)
-        assert client is not None
+        client = LateClient(asked.destination, self._client_to)
         settings = self._settings()
         record = Record(
             str(uuid.uuid4()), SOURCE, asked.vm, vm.frozen.uuid, settings.name, asked.destination,

@@ -75,7 +75,13 @@ class Host:
         self.overruled = Overruled(self.database, self.journal, self.client_to)
         self.departures.remind = self.overruled.remind
         self.resolution = Resolution(
-            settings.name, self.departures, self.arrivals, self.journal, self.overruled, self.client_to
+            settings.name,
+            self.departures,
+            self.arrivals,
+            self.journal,
+            self.overruled,
+            self.client_to,
+            lambda: self.cluster().hosts,
         )
         self._context: ssl.SSLContext | None = None
         self._housekeeping: asyncio.Task[None] | None = None

@@ -8,13 +8,14 @@ from typing import Self
 from livemove.api import trust
 from livemove.api.client import AgentClient
 from livemove.api.models import Model
-from livemove.base.errors import AgentUnreachable, UnknownHost
+from livemove.base.errors import AgentUnreachable, LinkError, UnknownHost
+from livemove.base.tasks import spawn
 
 Query = Mapping[str, str | int | bool]
 
 
 class LateClient(AgentClient):
-    """The host is looked up with the first request that finds it in the cluster; until then it is silent.
+    """The host is looked up with the first request, and again after one that it did not answer; until found it is silent.
 
     Requests raise what those of AgentClient do. A host that the cluster does not have is AgentUnreachable, for ``go`` and
     ``ask`` LinkLost: it may own the VM or not, as any host that does not answer.
@@ -48,4 +49,12 @@ class LateClient(AgentClient):
                 )
                 raise self._no_answer(silent, hand_over) from error
             self._found = await found.__aenter__()
-        return await self._found._exchange(method, path, body, query=query, timeout_s=timeout_s, hand_over=hand_over)
+        found = self._found
+        try:
+            return await found._exchange(method, path, body, query=query, timeout_s=timeout_s, hand_over=hand_over)
+        except LinkError:
+            # it may be at another address by now, or our certificate be a new one
+            if self._found is found:
+                self._found = None
+                spawn(found.aclose(), name=f"close connections to {self.host_name}")
+            raise

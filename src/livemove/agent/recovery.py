@@ -57,6 +57,8 @@ class Recovery:
             asking.task = spawn(self._ask_until_known(asking), name=f"resolve {record.id}")
             return
         await self._close_without_qemu(record, state, owned=answer_owned)
+        # nobody could run it while its QEMU was looked for
+        self._vms.unresolved.discard(record.vm)
 
     async def _abandon_quietly(self, record: Record) -> None:
         try:
@@ -71,10 +73,10 @@ class Recovery:
         if asking is None:
             raise UnknownVm(f"The hand-over of VM '{vm}' has just been resolved.", remedy="See 'livemove vm list'.")
         await cancel_and_wait(asking.task)
-        self._vms.unresolved.discard(vm)
         await self._close_without_qemu(
             asking.record, asking.state, owned=False, reason=f"{by} declared {asking.record.destination} dead"
         )
+        self._vms.unresolved.discard(vm)
         return asking.record
 
     async def _ask_until_known(self, asking: Asking) -> None:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from livemove.agent.arrivals import Arrivals
 from livemove.agent.departures import Departures
+from livemove.agent.holdings import refuse_held
 from livemove.agent.overruled import Overruled
 from livemove.api.client import AgentClient
 from livemove.api.resolution_models import DeclareDead, ResolutionView
@@ -32,7 +33,7 @@ class Resolution:
 
     def __init__(
         self, host: str, departures: Departures, arrivals: Arrivals, journal: Journal, overruled: Overruled,
-        client_to: Callable[[str], AgentClient],
+        client_to: Callable[[str], AgentClient], hosts: Callable[[], Iterable[str]],
     ) -> None:  # fmt: skip
         self._host = host
         self._departures = departures
@@ -40,6 +41,7 @@ class Resolution:
         self._journal = journal
         self._overruled = overruled
         self._client_to = client_to
+        self._hosts = hosts
 
     async def look(self, vm: str) -> ResolutionView:
         """The evidence. Raises UnknownVm when no hand-over of `vm` is unresolved here."""
@@ -76,6 +78,9 @@ class Resolution:
 
     async def _take(self, vm: str, view: ResolutionView, person: str, *, paused: bool) -> str:
         if view.role == DESTINATION:
+            # the word is about the source alone, and this copy may be older than what happened since
+            others = [host for host in self._hosts() if host not in (self._host, view.source)]
+            await refuse_held(vm, view.vm_uuid, others, self._client_to)
             return await self._arrivals.take(view.journey, person, resume=not paused)
         departure = self._departures.find(vm)
         if departure is None:

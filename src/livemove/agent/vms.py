@@ -364,7 +364,10 @@ class Vms(VmTable):
     async def stop_powered_off(self) -> None:
         """Stop VMs whose guest powered off while the agent was away; called once journeys are known."""
         for name in [n for n, r in self._running.items() if r.status == "shutdown" and n not in self.journeys]:
-            await self._stop_powered_off(name)
+            try:
+                await self._stop_powered_off(name)
+            except LivemoveError as error:
+                _log.error("VM %s, which powered off, is not stopped yet: %s", name, error)
 
     async def close(self) -> None:
         """Let go of the QEMUs, which run on."""

@@ -76,6 +76,10 @@ async def until_written(write: Callable[[], Awaitable[T]], what: str) -> T:
             await asyncio.sleep(UNWRITABLE_PAUSE_S)
 
 
+#: Columns that older databases do not have.
+_ADDED = (("vms", "arrived_in", "TEXT NOT NULL DEFAULT ''"),)
+
+
 class Database:
     """Open it with :meth:`open`, close it with :meth:`close`; both may be called from the loop.
 
@@ -100,6 +104,10 @@ class Database:
         if written_by > FORMAT:
             raise StateDamaged(f"{self.path} has format {written_by}, and this version of livemove knows {FORMAT}.")
         self._connection.executescript(_SCHEMA)
+        for table, column, kind in _ADDED:
+            known = {row["name"] for row in self._connection.execute(f"PRAGMA table_info({table})")}
+            if column not in known:
+                self._connection.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
         # a first write now, so that a full or read-only disk is known before any VM is touched
         self._connection.execute(f"PRAGMA user_version={FORMAT}")
 

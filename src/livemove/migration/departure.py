@@ -17,6 +17,7 @@ from livemove.api.models import VerificationView
 from livemove.base.clock import Clock
 from livemove.base.errors import Bug, Conflict, LivemoveError, PeerViolation, QemuGone
 from livemove.base.tasks import cancel_and_wait, spawn
+from livemove.hypervisor.qmp import QemuSilent
 from livemove.migration import commands as do
 from livemove.migration import events as on
 from livemove.migration.commands import Command
@@ -147,9 +148,9 @@ class DirectDeparture:
             self._round_began.clear()
             try:
                 sample = await self.engine.sample()
-            except QemuGone:
-                return
             except LivemoveError as error:
+                if _is_gone(error):
+                    return
                 _log.warning("journey %s: counters could not be read: %s", self.record.id, error)
                 continue
             if sample is not None:
@@ -255,17 +256,19 @@ class DirectDeparture:
         await self._stop_sampling()
         if self._comparison is not None:
             self._comparison.stop()
+        holds, cancelled = self.preparation.holds_lease, False
         while True:
             try:
+                if not cancelled:
+                    await self.engine.cancel(resume=resume and holds)
+                    cancelled = True
                 # before a GO the lease never left, and is not waited for
-                resumes = resume and (self.preparation.holds_lease or await self._has_lease())
-                await self.engine.cancel(resume=resumes)
+                if resume and not holds and await self._has_lease():
+                    await self.engine.ensure_running()
                 break
-            except QemuGone as error:
-                return on.SourceQemuDied(error.message)
             except LivemoveError as error:
                 # a QEMU that hangs is not dead: its guest is to run here as soon as it can
-                if await self._vm.has_ended():
+                if _is_gone(error) or await self._vm.has_ended():
                     return on.SourceQemuDied(error.message)
                 _log.error("journey %s: the copy is not undone yet: %s", self.record.id, error)
                 await asyncio.sleep(CANCEL_AGAIN_S)
@@ -328,3 +331,8 @@ class DirectDeparture:
             await self.engine.forget()
         if state.guest is GuestRun.POWERED_OFF and not state.phase.terminal:
             _log.warning("journey %s ended with its guest powered off", self.record.id)
+
+
+def _is_gone(error: LivemoveError) -> bool:
+    """Whether QEMU's monitor is closed; one that only does not answer in time may go on."""
+    return isinstance(error, QemuGone) and not isinstance(error, QemuSilent)
