@@ -16,6 +16,7 @@ from livemove.api.models import AskJourney, JourneyOptions
 from livemove.base.units import parse_rate
 from livemove.lab import faults
 
+from .blackout import FULL_LINK, cut_in_the_blackout
 from .world import HOSTS, SLOW, STEADY, Guest, World, other
 
 pytestmark = pytest.mark.qemu
@@ -47,17 +48,12 @@ def _on_a_dead_path(world: World, guest: Guest) -> Iterator[str]:
 @contextmanager
 def _in_the_blackout(world: World, guest: Guest) -> Iterator[str]:
     """The guest stands still, and its rest is lost on the way."""
-    source = guest.host
-    world.do(faults.set_rate(world.lab, 0, 5_000_000))
-    guest.load(600, 6)
-    journey = world.start_journey(guest.name, source, downtime_s=2.5)
-    world.wait(lambda: world.phase(source, journey) == "blackout", "the guest stands still", pause_s=0.005)
-    world.do(faults.black_hole(world.lab, 0))
+    journey = cut_in_the_blackout(world, guest)
     try:
         yield journey
     finally:
         world.do(faults.heal(world.lab, 0))
-        world.do(faults.set_rate(world.lab, 0, 125_000_000))
+        world.do(faults.set_rate(world.lab, 0, FULL_LINK))
 
 
 @contextmanager
@@ -77,7 +73,7 @@ def _slowed_down(world: World, guest: Guest) -> Iterator[str]:
         world.wait(lambda: _throttle(world, source, journey) >= 50, "the guest is slowed down", timeout_s=60)
         yield journey
     finally:
-        world.do(faults.set_rate(world.lab, 0, 125_000_000))
+        world.do(faults.set_rate(world.lab, 0, FULL_LINK))
         for host in HOSTS:
             world.settings(host, {"max_throttle": "80"})
 
@@ -94,10 +90,10 @@ CASES: dict[str, Callable[[World, Guest], AbstractContextManager[str]]] = {
 def test_a_cancelled_vm_is_back_within_two_seconds(world: World, guest: Guest, case: str) -> None:
     took: list[float] = []
     while not took or (took[-1] > BOUND_S and len(took) < TRIES):
-        source = guest.host
         guest.load(20_000, 16)
         usual = guest.pages_per_s()
         with CASES[case](world, guest) as journey:
+            source = guest.host
             began_s = world.clock.monotonic_s()
             world.ask(source, lambda agent, journey=journey: agent.cancel_journey(journey))
             report = world.report(source, journey)

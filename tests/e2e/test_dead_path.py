@@ -8,28 +8,16 @@ import pytest
 
 from livemove.lab import faults
 
+from .blackout import FULL_LINK, cut_in_the_blackout
 from .world import SLOW, Guest, World, other
 
 pytestmark = pytest.mark.qemu
 
-#: bytes per second: what is left after the rounds takes a second or two
-SLOW_LINK = 5_000_000
-
-
-def _into_the_blackout(world: World, guest: Guest) -> str:
-    source = guest.host
-    world.do(faults.set_rate(world.lab, 0, SLOW_LINK))
-    guest.load(600, 6)
-    journey = world.start_journey(guest.name, source, downtime_s=2.5)
-    world.wait(lambda: world.phase(source, journey) == "blackout", "the guest stands still", pause_s=0.005)
-    return journey
-
 
 @pytest.mark.timeout(300)
 def test_a_path_that_stays_dead_gives_the_vm_back(world: World, guest: Guest) -> None:
+    journey = cut_in_the_blackout(world, guest)
     source, destination = guest.host, other(guest.host)
-    journey = _into_the_blackout(world, guest)
-    world.do(faults.black_hole(world.lab, 0))
     try:
         report = world.report(source, journey, timeout_s=60)
         assert (report.outcome, report.owner, report.code) == ("failed", "source", "link-lost")
@@ -42,16 +30,15 @@ def test_a_path_that_stays_dead_gives_the_vm_back(world: World, guest: Guest) ->
     guest.exactly_one(source)
     assert world.vm(destination, guest.name) is None or world.vm(destination, guest.name).state == "moved"
     guest.check()
-    world.do(faults.set_rate(world.lab, 0, 125_000_000))
+    world.do(faults.set_rate(world.lab, 0, FULL_LINK))
     guest.move()
 
 
 @pytest.mark.timeout(300)
 def test_a_path_that_is_back_after_seconds_ends_the_journey_well(world: World, guest: Guest) -> None:
     """What rebooted other people's guests."""
+    journey = cut_in_the_blackout(world, guest)
     source, destination = guest.host, other(guest.host)
-    journey = _into_the_blackout(world, guest)
-    world.do(faults.black_hole(world.lab, 0))
     until_s = world.clock.monotonic_s() + 5
     world.wait(lambda: world.clock.monotonic_s() > until_s, "five seconds pass")
     world.do(faults.heal(world.lab, 0))
