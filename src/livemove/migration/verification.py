@@ -23,7 +23,7 @@ MOST_PIECES = 256
 #: A sample is of pieces of this size: single pages cost three times as much a byte, larger pieces see fewer places.
 SAMPLE_PIECE_BYTES = 16 * KIB
 #: What both hosts may spend on hashing a sample; questions, answers and threads take about as long again.
-SAMPLE_S = 0.004
+SAMPLE_S = 0.002
 #: Pieces of 16 KiB are read and hashed at about this part of the rate that was measured with larger ones.
 SMALL_PIECES = 0.5
 FEWEST_SAMPLES, MOST_SAMPLES = 16, 4096
