@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import threading
 from collections.abc import Sequence
 
+from livemove.api.models import AskJourney, JourneyOptions
+from livemove.base.errors import LivemoveError
 from livemove.hypervisor.process import start_ticks
 from livemove.lab import faults
 
@@ -64,3 +68,20 @@ class Strike:
         # it may have been ended by its agent meanwhile
         if start_ticks(pid) is not None:
             faults.kill(self._world.lab, pid, number)
+
+
+def begin_unheard(world: World, vm: str, source: str, options: JourneyOptions) -> threading.Thread:
+    """Ask for a journey without waiting for the answer, which may never come; once, so that it begins once."""
+    view = world.vm(source, vm)
+    assert view is not None
+    uuid = view.uuid
+    grant = world.ask(other(source), lambda agent: agent.ask_grant(vm, uuid, source))
+    body = AskJourney(vm=vm, destination=other(source), grant=grant, options=options)
+
+    def ask() -> None:
+        with contextlib.suppress(LivemoveError, TimeoutError):
+            world.ask_once(source, lambda agent: agent.start_journey(body))
+
+    thread = threading.Thread(target=ask, name=f"begin to move {vm}")
+    thread.start()
+    return thread

@@ -12,12 +12,10 @@ from contextlib import AbstractContextManager, contextmanager
 
 import pytest
 
-from livemove.api.models import AskJourney, JourneyOptions
-from livemove.base.units import parse_rate
 from livemove.lab import faults
 
 from .blackout import FULL_LINK, cut_in_the_blackout
-from .world import HOSTS, SLOW, STEADY, Guest, World, other
+from .world import HOSTS, SLOW, STEADY, Guest, World
 
 pytestmark = pytest.mark.qemu
 
@@ -63,13 +61,8 @@ def _slowed_down(world: World, guest: Guest) -> Iterator[str]:
         world.settings(host, {"max_throttle": "95"})
     world.do(faults.set_rate(world.lab, 0, 15_000_000))
     guest.load(20_000, 16)
-    view = world.vm(source, guest.name)
-    assert view is not None
-    grant = world.ask(other(source), lambda agent: agent.ask_grant(guest.name, view.uuid, source))
-    options = JourneyOptions(throttle=True, downtime_s=0.05, max_bandwidth_bytes_per_s=parse_rate("100Mbit"))
-    body = AskJourney(vm=guest.name, destination=other(source), grant=grant, options=options)
     try:
-        journey = world.ask(source, lambda agent: agent.start_journey(body)).id
+        journey = world.start_journey(guest.name, source, "100Mbit", downtime_s=0.05, throttle=True)
         world.wait(lambda: _throttle(world, source, journey) >= 50, "the guest is slowed down", timeout_s=60)
         yield journey
     finally:

@@ -41,6 +41,19 @@ def _held(path: Path) -> bool:
     return False
 
 
+def _stopped_before_it_runs_the_guest(world: World, guest: Guest, monkeypatch: pytest.MonkeyPatch) -> tuple[str, int]:
+    """A journey whose destination's agent stands, stopped, between its OWNED and the guest; the journey and that agent."""
+    destination = other(guest.host)
+    monkeypatch.setenv(fault_points.VARIABLE, "1")
+    world.restart_agent(destination)
+    monkeypatch.delenv(fault_points.VARIABLE)
+    (world.run_dir(destination) / fault_points.FILE_NAME).write_text("destination.before.resume-guest")
+    journey = world.start_journey(guest.name, guest.host)
+    pid = world.agent_pid(destination)
+    world.wait(lambda: " T " in Path(f"/proc/{pid}/stat").read_text(), "the destination stops before it runs the guest")
+    return journey, pid
+
+
 def test_a_vm_takes_its_lease_with_it(world: World, guest: Guest, shared: Path) -> None:
     path = shared / f"{guest.view().uuid}.lease"
     assert _held(path)
@@ -72,13 +85,7 @@ def test_a_destination_that_can_do_nothing_any_more_says_whose_the_vm_is_when_it
 ) -> None:
     """It has no descriptor left when the GO has reached its disk: neither for the lease nor to end its QEMU."""
     source, destination = guest.host, other(guest.host)
-    monkeypatch.setenv(fault_points.VARIABLE, "1")
-    world.restart_agent(destination)
-    monkeypatch.delenv(fault_points.VARIABLE)
-    (world.run_dir(destination) / fault_points.FILE_NAME).write_text("destination.before.resume-guest")
-    journey = world.start_journey(guest.name, source)
-    pid = world.agent_pid(destination)
-    world.wait(lambda: " T " in Path(f"/proc/{pid}/stat").read_text(), "the destination stops before it runs the guest")
+    journey, pid = _stopped_before_it_runs_the_guest(world, guest, monkeypatch)
     before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     used = {int(path.name) for path in Path(f"/proc/{pid}/fd").iterdir()}
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (min({*range(1024)} - used), before[1]))
@@ -101,13 +108,7 @@ def test_who_cannot_have_the_lease_does_not_run_the_vm(
 ) -> None:
     source, destination = guest.host, other(guest.host)
     path = shared / f"{guest.view().uuid}.lease"
-    monkeypatch.setenv(fault_points.VARIABLE, "1")
-    world.restart_agent(destination)
-    monkeypatch.delenv(fault_points.VARIABLE)
-    (world.run_dir(destination) / fault_points.FILE_NAME).write_text("destination.before.resume-guest")
-    journey = world.start_journey(guest.name, source)
-    pid = world.agent_pid(destination)
-    world.wait(lambda: " T " in Path(f"/proc/{pid}/stat").read_text(), "the destination stops before it runs the guest")
+    journey, pid = _stopped_before_it_runs_the_guest(world, guest, monkeypatch)
     with path.open("rb") as somebody:
         # the source has given it up before its GO
         fcntl.flock(somebody, fcntl.LOCK_EX | fcntl.LOCK_NB)

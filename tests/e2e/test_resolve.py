@@ -40,6 +40,12 @@ def _armed(world: World, guest: Guest) -> str:
     return journey
 
 
+def _wait_loaded(world: World, guest: Guest, destination: str) -> None:
+    world.wait(
+        lambda: world.ask(destination, lambda agent: agent.resolution(guest.name)).has_all, "everything is loaded"
+    )
+
+
 def _kill_host(world: World, guest: Guest, host: str) -> None:
     qemu = world.qemu(host, guest.name)
     assert qemu is not None
@@ -90,9 +96,7 @@ def test_a_source_that_is_dead_leaves_the_vm_to_the_destination_that_has_it(worl
     # QEMU completes by itself while the agent that would send the GO is stopped
     world.signal_agent(source, STOP)
     with _mended(world):
-        world.wait(
-            lambda: world.ask(destination, lambda agent: agent.resolution(guest.name)).has_all, "everything is loaded"
-        )
+        _wait_loaded(world, guest, destination)
         _kill_host(world, guest, source)
         evidence = _asked(world, guest)["evidence"]
         assert isinstance(evidence, list) and evidence[0]["role"] == "destination" and evidence[0]["has_all"]
@@ -112,9 +116,7 @@ def test_a_host_that_answers_is_not_dead(world: World, guest: Guest) -> None:
     journey = _armed(world, guest)
     world.signal_agent(source, STOP)
     with _mended(world):
-        world.wait(
-            lambda: world.ask(destination, lambda agent: agent.resolution(guest.name)).has_all, "everything is loaded"
-        )
+        _wait_loaded(world, guest, destination)
         world.signal_agent(source, CONTINUE)
         world.livemove("resolve", guest.name, "--host-is-dead", source, "--yes", "--json", expect=None)
         report = world.report(source, journey)

@@ -204,7 +204,7 @@ class World:
 
     def start_journey(
         self, vm: str, source: str, max_bandwidth: str = "", verify: Literal["full", "sample", "off"] | None = None,
-        downtime_s: float | None = None,
+        downtime_s: float | None = None, throttle: bool = False,
     ) -> str:  # fmt: skip
         """Begin to move a VM away from `source`, as ``migrate --detach`` does; the journey's id."""
         view, destination = self.vm(source, vm), other(source)
@@ -212,7 +212,7 @@ class World:
         grant = self.ask(destination, lambda agent: agent.ask_grant(vm, view.uuid, source))
         options = JourneyOptions(
             max_bandwidth_bytes_per_s=parse_rate(max_bandwidth) if max_bandwidth else None, verify=verify,
-            downtime_s=downtime_s,
+            downtime_s=downtime_s, throttle=throttle,
         )  # fmt: skip
         body = AskJourney(vm=vm, destination=destination, grant=grant, options=options)
         return self.ask(source, lambda agent: agent.start_journey(body)).id

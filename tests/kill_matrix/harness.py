@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 import threading
@@ -12,13 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.e2e import records
-from tests.e2e.striking import NETWORKS, Strike
+from tests.e2e.striking import NETWORKS, Strike, begin_unheard
 from tests.e2e.world import CGROUPS, HOSTS, SLOW, Guest, World, lab_world, other
 from tests.kill_matrix.cells import Cell
 from tests.kill_matrix.remains import remains
 from tests.kill_matrix.watching import Watch, monitor_arguments
 
-from livemove.api.models import AskJourney, JourneyOptions
+from livemove.api.models import JourneyOptions
 from livemove.base import fault_points
 from livemove.base.errors import LivemoveError
 from livemove.base.units import parse_rate
@@ -144,24 +143,11 @@ class Matrix:
         self._compare(cell, source)
 
     def _begin(self, source: str, cell: Cell) -> threading.Thread:
-        """Ask for the journey without waiting for the answer, which may never come; once, so that it begins once."""
-        world, name = self.world, self.guest.name
-        view = world.vm(source, name)
-        assert view is not None
-        grant = world.ask(other(source), lambda agent: agent.ask_grant(name, view.uuid, source))
         options = JourneyOptions(
             max_bandwidth_bytes_per_s=parse_rate(SLOW if cell.kind == "cancelled" else RATE),
             verify="full" if cell.kind == "verified" else "off",
         )
-        body = AskJourney(vm=name, destination=other(source), grant=grant, options=options)
-
-        def ask() -> None:
-            with contextlib.suppress(LivemoveError, TimeoutError):
-                world.ask_once(source, lambda agent: agent.start_journey(body))
-
-        begun = threading.Thread(target=ask, name="begin a journey")
-        begun.start()
-        return begun
+        return begin_unheard(self.world, self.guest.name, source, options)
 
     def _find_journey(self, source: str) -> str:
         if not self._journey:

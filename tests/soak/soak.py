@@ -12,13 +12,13 @@ from random import Random
 from typing import Any, TypeVar
 
 from tests.e2e import records
-from tests.e2e.striking import Strike
-from tests.e2e.world import CGROUPS, HOSTS, Guest, World, other
+from tests.e2e.striking import Strike, begin_unheard
+from tests.e2e.world import CGROUPS, HOSTS, Guest, World
 from tests.kill_matrix.watching import Watch, monitor_arguments
 from tests.soak.faults import Fault, draw
 
 from livemove.api.client import AgentClient
-from livemove.api.models import AskJourney, JourneyOptions, VmView
+from livemove.api.models import JourneyOptions, VmView
 from livemove.base.clock import SystemClock
 from livemove.base.errors import LinkError, LivemoveError, UnknownVm
 from livemove.base.units import parse_rate
@@ -85,22 +85,8 @@ class Soak:
         self.settle(lost)
 
     def _begin(self, guest: Guest, source: str) -> threading.Thread:
-        world = self.world
-        view = world.vm(source, guest.name)
-        assert view is not None
-        uuid = view.uuid
-        grant = world.ask(other(source), lambda agent: agent.ask_grant(guest.name, uuid, source))
         rate = self.random.choice(("400Mbit", "200Mbit", "100Mbit"))
-        options = JourneyOptions(max_bandwidth_bytes_per_s=parse_rate(rate))
-        body = AskJourney(vm=guest.name, destination=other(source), grant=grant, options=options)
-
-        def ask() -> None:
-            with contextlib.suppress(LivemoveError, TimeoutError):
-                world.ask_once(source, lambda agent: agent.start_journey(body))
-
-        thread = threading.Thread(target=ask, name=f"begin to move {guest.name}")
-        thread.start()
-        return thread
+        return begin_unheard(self.world, guest.name, source, JourneyOptions(max_bandwidth_bytes_per_s=parse_rate(rate)))
 
     def _inflict(self, fault: Fault, source: str, guest: Guest, names: list[str]) -> None:
         def said(host: str, act: Callable[[AgentClient], Coroutine[Any, Any, object]]) -> None:

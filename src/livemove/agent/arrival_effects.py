@@ -214,9 +214,10 @@ class ArrivalEffects:
         for effect in answer.effects:
             await self._perform(arrival, answer, effect, request)
         arrival.state = answer.state
-        vm, running = self._own_record(arrival), arrival.running
-        if vm is None or running is None or not answer.state.phase.owns:
+        found = self._own_record(arrival)
+        if found is None or not answer.state.phase.owns:
             return
+        vm, running = found
         # it crashed here, or its monitor is what broke; nobody starts it before that is on record
         try:
             if processes.find(running.process):
@@ -236,10 +237,10 @@ class ArrivalEffects:
 
         await until_written(again, f"The end of the arrival of VM {arrival.record.vm}")
 
-    def _own_record(self, arrival: Arrival) -> VmRecord | None:
-        """The VM's record, if it is of the QEMU that this journey made."""
+    def _own_record(self, arrival: Arrival) -> tuple[VmRecord, Running] | None:
+        """The VM's record, if it is of the QEMU that this journey made, and that QEMU."""
         vm, running = self._vms.records.find(arrival.record.vm), arrival.running
-        return vm if vm is not None and running is not None and vm.process == running.process else None
+        return (vm, running) if vm is not None and running is not None and vm.process == running.process else None
 
     async def put_end_on_record(self, arrival: Arrival) -> None:
         """A QEMU that we ended takes no VM any more, also when the journal could not be written then.

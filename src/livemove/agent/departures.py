@@ -323,7 +323,7 @@ class Departures:
     # Restart and end ------------------------------------------------------------------------------------------------
 
     def hold(self, record: Record, state: State) -> None:
-        """The VM is on a journey that is not taken up again yet."""
+        """The VM is on a journey that was open when the agent ended, taken up again or not yet."""
         self._vms.journeys[record.vm] = record.id
         self._changed(record, state)
 
@@ -335,7 +335,7 @@ class Departures:
         self.queue.request(record.id)
         departure.effects.watch()
         departure.runner.post(on.AgentRestarted(go_impossible=go_impossible))
-        self._changed(record, state)
+        self.hold(record, state)
         departure.task = spawn(self._run(departure), name=f"journey {record.id}")
 
     async def close(self) -> None:

@@ -68,7 +68,6 @@ class FoundAgain:
             await self._departures.recovery.resolve(record, state)
             return
         status = (await DirectSource(running.monitor, self._clock).read()).status
-        self._vms.journeys[record.vm] = record.id
         vm = LeavingVm(
             self._vms, record.vm, running.frozen, vm_record.definition, running.monitor, running.process,
             vm_record.accelerator,

@@ -62,8 +62,10 @@ class LeavingVm:
         async with self.vms.lock(self.name):
             # the guest runs elsewhere: nothing here is worth a polite end
             # and nobody may start it here before that is on record
-            stop = lambda: self.vms.stopped_in_order(self.name, moved_to=moved_to, grace_s=0)  # noqa: E731
-            await until_written(stop, f"That VM {self.name} moved to {moved_to}")
+            await until_written(
+                lambda: self.vms.stopped_in_order(self.name, moved_to=moved_to, grace_s=0),
+                f"That VM {self.name} moved to {moved_to}",
+            )
 
     async def stop_powered_off(self) -> None:
         async with self.vms.lock(self.name):

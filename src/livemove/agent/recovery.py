@@ -91,8 +91,9 @@ class Recovery:
                 asking.last_word = error.message
                 await asyncio.sleep(2)
         # nobody may start the VM here before it is on record where it is
-        close = lambda: self._close_without_qemu(record, state, owned=answer.owned)  # noqa: E731
-        await until_written(close, f"The end of journey {record.id}")
+        await until_written(
+            lambda: self._close_without_qemu(record, state, owned=answer.owned), f"The end of journey {record.id}"
+        )
         self.asking.pop(record.vm, None)
         self._vms.unresolved.discard(record.vm)
 

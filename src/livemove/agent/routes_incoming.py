@@ -33,9 +33,8 @@ from livemove.api.incoming_models import (
 from livemove.api.models import ReportView
 from livemove.base.errors import AgentBusy, NotPermitted
 from livemove.base.fault_points import around
+from livemove.fleet.admission import MAX_WAITING
 
-#: A host that re-uses one grant under many names must not fill the queue; far more than a drained rack.
-MAX_WAITING = 256
 Source = Annotated[Peer, Depends(require_host())]
 
 

@@ -24,10 +24,10 @@ from livemove.api.models import (
 )
 from livemove.base.clock import wall_text
 from livemove.base.errors import AgentBusy, UnknownJourney
+from livemove.fleet.admission import MAX_WAITING
 from livemove.migration.journal import Record
 from livemove.migration.model import IncomingPhase
 
-MAX_WAITING = 256
 Viewer = Annotated[Peer, Depends(require_role("viewer"))]
 Operator = Annotated[Peer, Depends(require_role("operator"))]
 

@@ -122,7 +122,7 @@ class PeerProtocol(H11Protocol):
         self._timers: list[asyncio.TimerHandle] = []
         self._address = ""
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn narrows it
         super().connection_made(transport)
         self._address = address_of(transport)
         try:
@@ -159,7 +159,7 @@ class PeerProtocol(H11Protocol):
 
     def shutdown(self) -> None:
         """Close once the present request is answered; uvicorn calls it too when the server stops."""
-        super().shutdown()  # type: ignore[no-untyped-call, unused-ignore]
+        super().shutdown()  # type: ignore[no-untyped-call, unused-ignore]  # untyped in some versions
         if self.transport.is_closing():
             # an idle client may read our TLS close minutes later; asyncio would wait 30 s for its answer
             self.loop.call_later(_CLOSE_GRACE_S, self.transport.abort)

@@ -44,7 +44,7 @@ def read_revocations(pem: str, ca_pem: str) -> Revocations:
         authorities = x509.load_pem_x509_certificates(ca_pem.encode())
         number = revoked.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
         signed = any(
-            ca.subject == revoked.issuer and revoked.is_signature_valid(ca.public_key())  # type: ignore[arg-type]
+            ca.subject == revoked.issuer and revoked.is_signature_valid(ca.public_key())  # type: ignore[arg-type]  # other kinds: TypeError
             for ca in authorities
         )
         serials = frozenset(f"{entry.serial_number:x}" for entry in revoked)

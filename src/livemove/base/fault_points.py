@@ -9,6 +9,7 @@ An armed agent's log names every point that it reaches. Unarmed, a point costs o
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import signal
 from collections.abc import Callable, Iterator, Mapping
@@ -27,8 +28,7 @@ def arm(run_dir: Path, environment: Mapping[str, str]) -> bool:
     global _reached
     _reached = None
     if environment.get(VARIABLE) == "1":
-        path = run_dir / FILE_NAME
-        _reached = lambda point: _stop_at(path, point)  # noqa: E731
+        _reached = functools.partial(_stop_at, run_dir / FILE_NAME)
     return _reached is not None
 
 

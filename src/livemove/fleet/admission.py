@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+#: Journeys that one direction of a host lets wait: far more than a drained rack, and no more than a host that re-uses one
+#: grant under many names, or a client gone wrong, may fill.
+MAX_WAITING = 256
+
 
 class AdmissionQueue:
     """Slots of one direction of one host.
