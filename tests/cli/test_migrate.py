@@ -69,6 +69,8 @@ def test_options_arrive_with_their_units(cli: Cli, ready: FakeCluster) -> None:
     words = [
         "--option",
         "compression",
+        "--paths",
+        "10.80.0.0/24,fast",
         "--downtime",
         "50ms",
         "--deadline",
@@ -85,6 +87,7 @@ def test_options_arrive_with_their_units(cli: Cli, ready: FakeCluster) -> None:
     (body,) = ready["A"].asked("POST /journeys")
     assert body["options"] == {
         "option": "compression",
+        "paths": "10.80.0.0/24,fast",
         "downtime_s": 0.05,
         "deadline_s": 600.0,
         "throttle": True,

@@ -8,20 +8,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-Name = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-Id = Annotated[str, Field(min_length=4, max_length=64, pattern=r"^[A-Za-z0-9-]+$")]
-Text = Annotated[str, Field(max_length=4096)]
-Word = Annotated[str, Field(max_length=128)]
-Document = Annotated[str, Field(max_length=262_144)]
-Token = Annotated[str, Field(max_length=8192)]
-
-
-class Model(BaseModel):
-    """Base of all bodies."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+from livemove.api.model_base import Document as Document
+from livemove.api.model_base import Id as Id
+from livemove.api.model_base import Model as Model
+from livemove.api.model_base import Name as Name
+from livemove.api.model_base import Text as Text
+from livemove.api.model_base import Token as Token
+from livemove.api.model_base import Word as Word
+from livemove.api.network_models import LeftOutPath, PathReport, PathView
 
 
 class ErrorBody(Model):
@@ -152,7 +148,9 @@ class GrantAnswer(Model):
 class JourneyOptions(Model):
     """What the caller may choose; None: the host's setting."""
 
-    option: Literal["auto", "tcp", "compression"] | None = None
+    option: Literal["auto", "tcp", "compression", "multichannel"] | None = None
+    paths: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
+    """``one``, ``all``, or subnets and names of networks with commas between them."""
     downtime_s: Annotated[float, Field(gt=0, le=3600)] | None = None
     deadline_s: Annotated[float, Field(gt=0, le=30 * 86400)] | None = None
     throttle: bool = False
@@ -202,6 +200,8 @@ class PlanView(Model):
     tls: bool
     tls_reason: str
     migration_address: str
+    paths: list[PathView] = []
+    paths_left_out: list[LeftOutPath] = []
     memory_bytes: int
     downtime_s: float
     deadline_s: float | None
@@ -356,6 +356,8 @@ class ReportView(Model):
     destination_cpu_seconds: float | None = None
     throttled_percent: int = 0
     arrived_as: str = ""
+    paths: Annotated[list[PathReport], Field(max_length=256)] = []
+    paths_left_out: Annotated[list[LeftOutPath], Field(max_length=256)] = []
     verification: VerificationView | None = None
     negotiated: Annotated[list[NegotiatedRow], Field(max_length=256)] = []
     decisions: Annotated[list[Text], Field(max_length=2000)] = []

@@ -55,7 +55,26 @@ class HostSettings(BaseModel):
         "",
         description="Address on which this host receives migrations; empty: the address by which the cluster knows its agent.",
     )
-    port_range: str = Field("49152-49215", description="TCP ports for incoming migrations, first-last.")
+    incoming: tuple[str, ...] = Field(
+        (),
+        description="Addresses of this host that migrations may use, in either direction; empty: any. 'livemove network incoming' sets it.",
+    )
+    paths: Literal["one", "all"] = Field(
+        "one",
+        description="Networks that an outgoing migration uses when the command does not say: the preferred one, or all that are allowed.",
+    )
+    nic_speeds: tuple[str, ...] = Field(
+        (),
+        description="What NICs carry where they do not say so or say it wrong, such as eth1=1Gbit; virtual NICs for example.",
+    )
+    mtu_fault: Literal["refuse", "clamp", "avoid"] = Field(
+        "clamp",
+        description="A path that loses packets of the size its NICs are set to: refuse the migration, use it with smaller packets, or leave it out.",
+    )
+    port_range: str = Field(
+        "49152-49215",
+        description="Ports for incoming migrations, first-last: TCP for the memory, UDP for what watches the paths.",
+    )
     trusted_networks: tuple[str, ...] = Field(
         (),
         description="Networks (CIDR) on which migrations may go without TLS; a packet filter then admits the source only.",
@@ -76,7 +95,7 @@ class HostSettings(BaseModel):
         description="Highest rate of one outgoing migration, such as 8Gbit or 1000MB (per second); empty: what the link carries.",
     )
     channels: int = Field(0, ge=0, le=64, description="Connections a migration; 0: from link speed and cores.")
-    option: Literal["auto", "tcp", "compression"] = Field(
+    option: Literal["auto", "tcp", "compression", "multichannel"] = Field(
         "auto", description="Performance option of outgoing migrations when the command names none."
     )
     compression_level: int = Field(1, ge=1, le=19, description="zstd level of compressed migrations.")
@@ -152,6 +171,20 @@ class HostSettings(BaseModel):
             ipaddress.ip_address(value)
         return value
 
+    @field_validator("incoming")
+    @classmethod
+    def _addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(str(ipaddress.ip_address(address)) for address in value)
+
+    @field_validator("nic_speeds")
+    @classmethod
+    def _speeds(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for entry in value:
+            nic, equals, rate = entry.partition("=")
+            if not equals or not nic or not parse_rate(rate):
+                raise ValueError("write NIC=RATE, such as eth1=1Gbit")
+        return value
+
     @field_validator("trusted_networks")
     @classmethod
     def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -166,6 +199,11 @@ class HostSettings(BaseModel):
         if not (dash and first.isdecimal() and last.isdecimal() and 1024 <= int(first) <= int(last) < 65536):
             raise ValueError("write FIRST-LAST, both between 1024 and 65535")
         return value
+
+    @property
+    def speeds_bytes_per_s(self) -> dict[str, int]:
+        """``nic_speeds`` by NIC."""
+        return {nic: parse_rate(rate) for nic, _, rate in (entry.partition("=") for entry in self.nic_speeds)}
 
     @property
     def ports(self) -> range:

@@ -30,6 +30,7 @@ class PerformanceOption(enum.StrEnum):
     AUTO = "auto"
     TCP = "tcp"
     COMPRESSION = "compression"
+    MULTICHANNEL = "multichannel"
 
 
 class Verification(enum.StrEnum):
@@ -46,7 +47,19 @@ async def migrate(
     to: Annotated[str, typer.Option("--to", metavar="HOST", help="The destination.", autocompletion=complete_hosts)],
     option: Annotated[
         PerformanceOption | None,
-        typer.Option("--option", metavar="auto|tcp|compression", help="Performance option; else the source's setting."),
+        typer.Option(
+            "--option",
+            metavar="auto|tcp|compression|multichannel",
+            help="Performance option; else the source's setting.",
+        ),
+    ] = None,
+    paths: Annotated[
+        str | None,
+        typer.Option(
+            "--paths",
+            metavar="one|all|LIST",
+            help="Networks to use: one, all allowed, or subnets and names with commas.",
+        ),
     ] = None,
     downtime: Annotated[
         str | None, typer.Option(metavar="TIME", help="Longest downtime allowed, such as 300ms.")
@@ -85,7 +98,7 @@ async def migrate(
     """
     from livemove.cli.session import open_session
 
-    options = _options(option, downtime, deadline, throttle, channels, max_bandwidth, verify)
+    options = _options(option, paths, downtime, deadline, throttle, channels, max_bandwidth, verify)
     if probe is not None:
         if dry_run or detach:
             raise Usage("--probe needs a journey to watch.", remedy="Leave out --dry-run and --detach.")
@@ -115,6 +128,7 @@ async def migrate(
 
 def _options(
     option: PerformanceOption | None,
+    paths: str | None,
     downtime: str | None,
     deadline: str | None,
     throttle: bool,
@@ -131,6 +145,7 @@ def _options(
     try:
         return JourneyOptions(
             option=option.value if option is not None else None,
+            paths=paths,
             downtime_s=parse_duration(downtime) if downtime is not None else None,
             deadline_s=parse_duration(deadline) if deadline is not None else None,
             throttle=throttle,

@@ -1,0 +1,116 @@
+"""What agents say to each other and to people about links, networks and paths; see models.py for what holds of all bodies."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from livemove.api.model_base import Model, Name, Text, Word
+
+Address = Annotated[str, Field(min_length=2, max_length=64)]
+Bytes = Annotated[int, Field(ge=0, lt=1 << 62)]
+Interface = Annotated[str, Field(min_length=1, max_length=64)]
+
+
+class LinkBody(Model):
+    """policy.paths.LinkFacts on the wire."""
+
+    name: Interface
+    index: int
+    kind: Word
+    speed_bytes_per_s: Bytes
+    mtu: Annotated[int, Field(ge=0, le=1 << 20)]
+    carrier: bool
+    driver: Word
+    queues: int
+    addresses: Annotated[tuple[Address, ...], Field(max_length=256)]
+
+
+class HostNetworksBody(Model):
+    """policy.paths.HostNetworks on the wire."""
+
+    host: Name
+    links: Annotated[tuple[LinkBody, ...], Field(max_length=256)]
+    incoming: Annotated[tuple[Address, ...], Field(max_length=256)] = ()
+    preferred: Annotated[str, Field(max_length=64)] = ""
+
+
+class NetworkRuleBody(Model):
+    """policy.paths.NetworkRule on the wire."""
+
+    subnet: Address
+    metric: Annotated[int, Field(ge=0, le=1 << 20)]
+    allowed: bool = True
+    name: Annotated[str, Field(max_length=63)] = ""
+
+
+class PathPair(Model):
+    """A path by its two addresses."""
+
+    source: Address
+    destination: Address
+
+
+class PathView(Model):
+    """A path as a plan shows it: policy.paths.Path.
+
+    :param state: ``use``; ``spare``: taken only if those in use are unavailable at the start.
+    """
+
+    source_address: str
+    destination_address: str
+    network: str
+    name: str
+    source_link: str
+    destination_link: str
+    capacity_bytes_per_s: int
+    mtu: int
+    state: Literal["use", "spare"] = "use"
+
+
+class LeftOutPath(Model):
+    """What is not used, and why."""
+
+    what: Text
+    reason: Text
+
+
+class PathMeasured(Model):
+    """What a path was found to be before the copy.
+
+    :param mtu_out: largest packet from source to destination; 0: nothing came through.
+    :param mtu_in: the same from destination to source.
+    """
+
+    mtu_out: int = 0
+    mtu_in: int = 0
+    round_trip_ms: float | None = None
+
+
+class PathReport(Model):
+    """What one path carried, from the kernel's counters of its TCP (sub)flows on each host.
+
+    :param source_bytes: acknowledged to the source.
+    :param destination_bytes: received by the destination.
+    :param share: of all bytes of the journey, 0 to 1.
+    :param planned: False for a path that carried bytes and was not chosen.
+    :param removed: how often it was taken for dead in the copy.
+    :param longest_silence_ms: of its heartbeats.
+    """
+
+    source_address: str
+    destination_address: str
+    network: str = ""
+    source_link: str = ""
+    destination_link: str = ""
+    capacity_bytes_per_s: int = 0
+    planned: bool = True
+    source_bytes: int = 0
+    destination_bytes: int = 0
+    share: float = 0.0
+    subflows: int = 0
+    retransmitted_segments: int = 0
+    removed: int = 0
+    longest_silence_ms: float | None = None
+    measured: PathMeasured | None = None
