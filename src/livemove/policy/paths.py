@@ -9,6 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from livemove.base.errors import BadSetting
+
+#: A journey cannot ask for more networks than that.
+MAX_LISTED = 32
+
 
 class UsePaths(Enum):
     """How many paths a journey uses."""
@@ -119,3 +124,29 @@ class PathPlan:
     paths: tuple[Path, ...]
     spares: tuple[Path, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
+
+
+def parse_wish(text: str) -> PathWish:
+    """``one``, ``all``, or subnets and names of networks with commas between them. Raises BadSetting."""
+    words = tuple(word.strip() for word in text.split(","))
+    if words in (("one",), ("all",)):
+        return PathWish(UsePaths(words[0]))
+    if why := _fault_of(words):
+        raise BadSetting(
+            f"'{text[:80]}' does not say which paths to use: {why}.",
+            remedy=f"Write one, all, or at most {MAX_LISTED} networks, such as 10.1.0.0/24,fast.",
+        )
+    return PathWish(UsePaths.LISTED, words)
+
+
+def _fault_of(words: tuple[str, ...]) -> str:
+    if len(words) > MAX_LISTED:
+        return f"it has {len(words)} entries"
+    for number, word in enumerate(words):
+        if not word:
+            return "an entry is empty"
+        if word in ("one", "all"):
+            return f"'{word}' stands alone"
+        if word in words[:number]:
+            return f"'{word[:80]}' is in it twice"
+    return ""

@@ -153,3 +153,13 @@ class LeaseMismatch(OperatorError):
         36,
         "Set 'lease_dir' on both hosts to one directory that they share, or on neither.",
     )
+
+
+class NoCommonNetwork(OperatorError):
+    """The two hosts have no network in common that both of them and the cluster's list let migrations use."""
+
+    code, exit_code, remedy_text = (
+        "no-common-network",
+        37,
+        "See 'livemove network list' and 'livemove plan'; allow a network, widen 'incoming', or mend the cable.",
+    )
