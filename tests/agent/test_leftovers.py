@@ -34,6 +34,8 @@ from livemove.hypervisor.process import QemuProcess, start_ticks
 from livemove.migration.journal import DESTINATION, SOURCE, Journal, Record
 from livemove.migration.model import Incoming, IncomingPhase
 from livemove.migration.receiving import admit_only, filter_name, list_filters
+from livemove.network.host_changes import HostChanges
+from livemove.policy.host_setup import Sysctl
 from livemove.network.taps import make_tap, tap_name
 
 base = Path(sys.argv[1])
@@ -57,7 +59,8 @@ async def main():
     journal, records = Journal(database, clock, "B"), VmRecords(database)
     vms = Vms(lambda: settings, None, records)
     busy = {"open-0001"}
-    leftovers = Leftovers(lambda: settings, vms, journal, lambda: busy)
+    changes = HostChanges(base / "run" / "host-changes.json")
+    leftovers = Leftovers(lambda: settings, vms, journal, lambda: busy, changes)
     def journey(name, role, vm, uuid):
         return Record(name, role, vm, uuid, "A", "B", "ann", 0.0, {})
     for name, role, vm in (("gone-0001", DESTINATION, "lost"), ("open-0001", DESTINATION, "coming"), ("sent-0001", SOURCE, "home")):
@@ -96,9 +99,12 @@ async def main():
         if path is not None:
             path.mkdir(parents=True, exist_ok=True)
             groups[name] = str(path)
+    for name, sysctl in (("gone-0001", "pm_type"), ("open-0001", "stale_loss_cnt")):
+        await changes.apply(name, [Sysctl(f"net.mptcp.{sysctl}", "1")])
     vms.reserved_bytes.update({"gone-0001": 1 << 20, "open-0001": 1 << 20})
     async def state():
-        return {"links": links(), "filters": sorted(await list_filters()), "reserved": sorted(vms.reserved_bytes),
+        return {"links": links(), "filters": sorted(await list_filters()), "changes": sorted(await changes.held()),
+                "pm_type": Path("/proc/sys/net/mptcp/pm_type").read_text().strip(), "reserved": sorted(vms.reserved_bytes),
                 "groups": sorted(name for name, path in groups.items() if Path(path).exists()),
                 "qemus": sorted(name for name, pid in processes.items() if start_ticks(pid) is not None),
                 "files": sorted(str(path.relative_to(base)) for path in (*base.glob("run/**/*"), *base.glob("other/**/*")))}
@@ -143,6 +149,7 @@ def test_what_belongs_to_nobody_is_found_with_a_reason_and_looking_touches_nothi
         ["directory", f"{run}/vms/stranger", "stranger"], ["directory", f"{run}/vms/keeps", "keeps"],
         ["filter", "livemove_gone_0001", "gone-0001"], ["keys", f"{run}/keys/gone-0001", "gone-0001"],
         ["qemu", str(seen["pids"]["lost"]), "lost"], ["reservation", "memory of gone-0001", "gone-0001"],
+        ["network", "changes of gone-0001", "gone-0001"],
         ["tap", seen["taps"]["lost"], "lost"], ["tap", seen["taps"]["still"], "still"],
         *(["socket", f"{run}/vms/{vm}/{name}", vm] for vm, name in (
             ("lost", "qmp.sock"), ("still", "qmp.sock"), ("still", "console.sock"),
@@ -164,7 +171,8 @@ def test_it_goes_and_nothing_else_does(seen: dict[str, Any]) -> None:
     assert after["links"] == sorted(taps[name] for name in ("coming", "home", "theirs", "odd"))
     assert after["filters"] == ["livemove_open_0001", "livemove_sent_0001", "livemove_theirs_0001", "mine"]
     assert after["groups"] == [name for name in ("theirs",) if name in seen["groups"]]
-    assert after["reserved"] == ["open-0001"]
+    assert after["reserved"] == after["changes"] == ["open-0001"]
+    assert (seen["before"]["pm_type"], after["pm_type"]) == ("1", "0")
     lost = [path for path in seen["before"]["files"] if path not in after["files"]]
     assert lost == sorted([
         "run/keys/gone-0001", "run/keys/gone-0001/keys.psk", "run/vms/lost/qmp.sock", "run/vms/still/console.sock",

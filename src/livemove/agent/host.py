@@ -39,6 +39,7 @@ from livemove.hypervisor.machine_facts import cpu_count, memory_available_bytes,
 from livemove.hypervisor.probe import QemuFacts, probe_qemu
 from livemove.migration.journal import Journal
 from livemove.migration.preparing import offer_from
+from livemove.network.host_changes import HostChanges
 from livemove.network.routes import link_speed_towards
 from livemove.policy.transport import Offer
 
@@ -71,7 +72,10 @@ class Host:
             lambda: self.settings, self.vms, self.journal, clock, self.client_to, self.follower.learn, self._own_offer
         )
         self.found_again = FoundAgain(self.departures, self.vms, self.journal, clock, self.client_to)
-        self.leftovers = Leftovers(lambda: self.settings, self.vms, self.journal, self._open_journeys)
+        self.host_changes = HostChanges(settings.run_dir / "host-changes.json")
+        self.leftovers = Leftovers(
+            lambda: self.settings, self.vms, self.journal, self._open_journeys, self.host_changes
+        )
         self.overruled = Overruled(self.database, self.journal, self.client_to)
         self.departures.remind = self.overruled.remind
         self.resolution = Resolution(

@@ -15,6 +15,7 @@ directory       it is a VM's run directory                                      
 filter          the nftables table has the id of a journey to here                 the journey
 keys            they are in our run directory, under the journey's id              the journey
 reservation     memory promised to a journey, in this process                      the journey
+network         it is in the record of changes (network.host_changes)              the journey
 probe           it is in our run directory                                         the start of an agent
 ==============  =================================================================  ============================
 
@@ -27,7 +28,7 @@ import asyncio
 import contextlib
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +44,7 @@ from livemove.hypervisor.launch import QEMU_LOG, cgroup_of
 from livemove.hypervisor.process import QemuProcess
 from livemove.migration.journal import DESTINATION, Journal, JourneyTrace
 from livemove.migration.receiving import filter_name, list_filters, remove_filter
+from livemove.network.host_changes import HostChanges
 from livemove.network.taps import remove_tap_patiently, taps_of
 
 _log = logging.getLogger(__name__)
@@ -71,21 +73,27 @@ class Leftovers:
     """Finds and removes them."""
 
     def __init__(
-        self, settings: Callable[[], HostSettings], vms: Vms, journal: Journal, open_journeys: Callable[[], set[str]]
+        self,
+        settings: Callable[[], HostSettings],
+        vms: Vms,
+        journal: Journal,
+        open_journeys: Callable[[], set[str]],
+        host_changes: HostChanges,
     ) -> None:
         self._settings = settings
         self._vms = vms
         self._journal = journal
         self._open_journeys = open_journeys
+        self._host_changes = host_changes
 
     async def find(self) -> list[Leftover]:
         """Look; nothing is touched. Raises StateUnwritable when the database cannot be read."""
         traces = await self._journal.traces()
-        filters = await list_filters()
+        filters, changes = await list_filters(), await self._host_changes.held()
         found = await asyncio.to_thread(lambda: [*self._of_vms(traces), *self._in_run_dir(traces)])
         # after the slow part, so that nothing is judged by what was true before it
         busy = self._open_journeys()
-        found += [item for item in self._of_journeys(traces, filters) if item.owner not in busy]
+        found += [item for item in self._of_journeys(traces, filters, changes) if item.owner not in busy]
         return [item for item in found if item.kind in _OF_JOURNEYS or not self._in_use(item.owner)]
 
     async def remove(self, found: list[Leftover]) -> tuple[list[Leftover], list[tuple[Leftover, str]]]:
@@ -161,7 +169,9 @@ class Leftovers:
                 reason = f"This host has no VM '{path.name}', and no journey of one in its history."
                 yield Leftover("directory", str(path), path.name, reason, _changed_wall_s(path))
 
-    def _of_journeys(self, traces: list[JourneyTrace], filters: list[str]) -> Iterator[Leftover]:
+    def _of_journeys(
+        self, traces: list[JourneyTrace], filters: list[str], changes: Mapping[str, list[str]]
+    ) -> Iterator[Leftover]:
         run_dir = self._settings().run_dir
         ids = {filter_name(trace.id): trace.id for trace in traces if trace.role == DESTINATION}
         for table in filters:
@@ -173,6 +183,9 @@ class Leftovers:
             )
         for journey in list(self._vms.reserved_bytes):
             yield Leftover("reservation", f"memory of {journey}", journey, f"Journey {journey} is not under way.")
+        for journey, places in changes.items():
+            reason = f"Changed for journey {journey}, which is not under way: {', '.join(places)}."
+            yield Leftover("network", f"changes of {journey}", journey, reason)
         for path in _entries(run_dir / PROBE_DIR):
             reason = "The agent that asked its QEMU there was ended."
             yield Leftover("probe", str(path), path.name, reason, _changed_wall_s(path))
@@ -196,13 +209,17 @@ class Leftovers:
                 _remove_vm_directory(Path(item.name))
             case "filter":
                 await remove_filter(item.owner)
+            case "network":
+                notes = await self._host_changes.take_back(item.owner)
+                if item.owner in await self._host_changes.held():
+                    raise OSError(" ".join(notes))
             case "reservation":
                 self._vms.reserved_bytes.pop(item.owner, None)
             case "keys" | "probe":
                 await asyncio.to_thread(_remove_tree, Path(item.name))
 
 
-_OF_JOURNEYS = ("filter", "keys", "reservation", "probe")
+_OF_JOURNEYS = ("filter", "keys", "reservation", "network", "probe")
 
 
 def _entries(directory: Path) -> list[Path]:

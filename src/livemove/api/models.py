@@ -112,7 +112,8 @@ class ChangeSettings(Model):
 class LeftoverView(Model):
     """Something on a host that was made for a VM or a journey and belongs to nobody any more.
 
-    :param kind: ``qemu``, ``cgroup``, ``tap``, ``socket``, ``directory``, ``filter``, ``keys``, ``reservation`` or ``probe``.
+    :param kind: ``qemu``, ``cgroup``, ``tap``, ``socket``, ``directory``, ``filter``, ``keys``, ``reservation``,
+        ``network`` or ``probe``.
     :param owner: the VM or journey that it was made for.
     :param since: when it was made or last changed; empty: unknown.
     :param kept: why it could not be removed; empty: nobody tried, or it is gone.

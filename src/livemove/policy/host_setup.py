@@ -1,0 +1,132 @@
+"""What a journey needs changed in its hosts' kernels, apart from making the changes (network.host_changes).
+
+==============  ====================================================================================================
+change          why
+==============  ====================================================================================================
+HostRoute       the exact route to the peer's address of a path: it leaves through the planned NIC with the planned
+                source address also where two NICs are in one subnet, its connections use cubic (BBR as the host's
+                default stalls on a fast path), and where the network carries less than the NICs are set to, its
+                packets are no larger than that
+Sysctl          ARP is answered by the NIC that has the address only (two NICs in one subnet); MPTCP is on, its subflows
+                are made by us alone, and a path that was cut at the start does not switch it off for an hour
+MptcpLimits     the destination's kernel accepts further subflows; by default it accepts two at most
+==============  ====================================================================================================
+
+Every one of them belongs to the whole network namespace, so other programs on the host see them while journeys run: a
+program that uses MPTCP gets no additional subflows on the source meanwhile; plain TCP is untouched but for connections to
+the very addresses of the peer's NICs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from livemove.policy.paths import Path
+
+#: The most that the kernel takes (MPTCP_PM_ADDR_MAX); a path that heals needs room beside the subflow that it lost.
+MOST_SUBFLOWS = 8
+_IPV4_TCP_HEADERS, _IPV6_TCP_HEADERS = 40, 60
+
+
+class Side(Enum):
+    """Which host of the journey this is."""
+
+    SOURCE = "source"
+    DESTINATION = "destination"
+
+
+@dataclass(frozen=True, slots=True)
+class Sysctl:
+    """A kernel parameter of the network namespace.
+
+    :param name: as sysctl(8) takes it: ``net.mptcp.enabled``, or with slashes where a NIC's name has a dot.
+    :param fallback: set instead where the kernel has no `name`.
+    :param optional: nothing is amiss where the kernel has neither.
+    """
+
+    name: str
+    value: str
+    fallback: Sysctl | None = None
+    optional: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MptcpLimits:
+    """At least so many additional subflows, and announced addresses followed, per MPTCP connection; never lowers."""
+
+    subflows: int
+    add_addr_accepted: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class HostRoute:
+    """The route to exactly one address, in the main table, before every other one to it.
+
+    A gateway that the route through `link` has at that moment is kept.
+
+    :param congctl: congestion control of TCP connections over it; empty: the host's default.
+    :param mtu: largest packet, whatever the kernel learns of the path; 0: the NIC's.
+    :param advmss: segment size that the peer is told; 0: what follows from the MTU.
+    """
+
+    peer: str
+    link: str
+    source: str
+    congctl: str = "cubic"
+    mtu: int = 0
+    advmss: int = 0
+
+
+Change = Sysctl | MptcpLimits | HostRoute
+
+
+def changes_for(paths: Sequence[Path], side: Side, *, clamp: Mapping[Path, int], multipath: bool) -> list[Change]:
+    """What this side's host needs for the paths of one journey, in the order in which it is to be made.
+
+    :param clamp: the largest packet of those paths that carry less than their NICs are set to.
+    :param multipath: QEMU's connections are MPTCP ones.
+    """
+    changes: list[Change] = []
+    if multipath:
+        changes += _for_mptcp(side)
+    routed: dict[str, str] = {}
+    for path in paths:
+        link, own, peer = _ends(path, side)
+        if path.shared_subnet and ":" not in own:
+            changes += _for_shared_subnet(link)
+        if not (multipath or path in clamp or path.shared_subnet):
+            continue
+        if routed.setdefault(peer, link) != link:
+            # A second NIC of ours to the same address of the peer: one destination has one route. Subflows leave through
+            # the NIC that they are bound to; what arrives there must not be dropped because its answer's route is the other.
+            if ":" not in own:
+                changes.append(Sysctl(f"net/ipv4/conf/{link}/rp_filter", "2"))
+            continue
+        changes.append(_route(link, own, peer, clamp.get(path, 0)))
+    return list(dict.fromkeys(changes))
+
+
+def _for_mptcp(side: Side) -> list[Change]:
+    enabled = Sysctl("net/mptcp/enabled", "1")
+    if side is Side.DESTINATION:
+        return [enabled, MptcpLimits(MOST_SUBFLOWS)]
+    by_hand = Sysctl("net/mptcp/path_manager", "userspace", fallback=Sysctl("net/mptcp/pm_type", "1"))
+    return [enabled, by_hand, Sysctl("net/mptcp/blackhole_timeout", "0", optional=True)]
+
+
+def _for_shared_subnet(link: str) -> list[Change]:
+    """Documentation/networking/ip-sysctl.rst: answer only for the NIC's own addresses, ask only with one of them."""
+    return [Sysctl(f"net/ipv4/conf/{link}/arp_ignore", "1"), Sysctl(f"net/ipv4/conf/{link}/arp_announce", "2")]
+
+
+def _route(link: str, own: str, peer: str, mtu: int) -> HostRoute:
+    headers = _IPV6_TCP_HEADERS if ":" in peer else _IPV4_TCP_HEADERS
+    return HostRoute(peer, link, own, mtu=mtu, advmss=mtu - headers if mtu else 0)
+
+
+def _ends(path: Path, side: Side) -> tuple[str, str, str]:
+    if side is Side.SOURCE:
+        return path.source_link, path.source_address, path.destination_address
+    return path.destination_link, path.destination_address, path.source_address
