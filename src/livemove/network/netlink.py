@@ -45,6 +45,10 @@ class Netlink:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """May be called twice."""
         self._socket.close()
 
     def change(self, message: int, payload: bytes, flags: int = 0) -> None:
@@ -72,7 +76,7 @@ class Netlink:
         interrupted = False
         while True:
             data = self._socket.recv(_RECEIVE_BYTES)
-            for kind, said, sequence, content in _messages(data):
+            for kind, said, sequence, content in messages(data):
                 if sequence != self._sequence:
                     continue
                 interrupted = interrupted or bool(said & _INTERRUPTED)
@@ -88,7 +92,8 @@ class Netlink:
                     return answers
 
 
-def _messages(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+def messages(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+    """Type, flags, sequence and payload of each message; ends at the first one of impossible length."""
     at = 0
     while at + _HEADER.size <= len(data):
         length, kind, flags, sequence, _ = _HEADER.unpack_from(data, at)

@@ -1,0 +1,178 @@
+"""What each pair of addresses carried for a journey, exactly, from the kernel's counters of its TCP sockets.
+
+Sockets come and go while a path dies and heals. A dump tells what those that live have done so far; of one that ended the
+kernel itself sends the last counters (a *note*). A first subflow that is destroyed before its connection ends is the
+exception: the kernel clears its counters before the note, so it counts with its last dump; whoever destroys it scans first.
+"""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from livemove.base.clock import Clock, SystemClock
+from livemove.network import sockets
+from livemove.network.netlink_notes import SOCK_DIAG, Listener
+from livemove.network.sockets import SocketDiag, SocketFacts
+
+Pair = tuple[str, str]
+# Sockets of one journey that ended: more than all its channels on all paths, made again once a second for an hour.
+_MOST_ENDED = 1 << 17
+
+
+@dataclass(frozen=True, slots=True)
+class PairTotals:
+    """Sums over all sockets between two addresses; the counters are those of :class:`SocketFacts`.
+
+    :param subflows: sockets seen, `plain` of them plain TCP while we looked, `open_subflows` still there.
+    """
+
+    bytes_acked: int = 0
+    bytes_received: int = 0
+    bytes_sent: int = 0
+    bytes_retransmitted: int = 0
+    retransmitted_segments: int = 0
+    subflows: int = 0
+    plain: int = 0
+    open_subflows: int = 0
+
+
+class Tally:
+    """The sums, from facts alone."""
+
+    def __init__(self) -> None:
+        self._open: dict[int, SocketFacts] = {}
+        self._ended: dict[Pair, PairTotals] = {}
+        self._gone: set[int] = set()
+
+    def seen(self, facts: SocketFacts) -> None:
+        """A living socket as a dump shows it."""
+        if facts.cookie in self._gone or not facts.measured:
+            return
+        before = self._open.get(facts.cookie)
+        self._open[facts.cookie] = facts if before is None else _later(before, facts)
+
+    def ended(self, facts: SocketFacts) -> None:
+        """A socket's last counters, as the kernel tells them."""
+        if facts.cookie in self._gone:
+            return
+        before = self._open.pop(facts.cookie, None)
+        last = facts if before is None else _later(before, facts)
+        if len(self._gone) < _MOST_ENDED:
+            self._gone.add(facts.cookie)
+        self._ended[last.local, last.remote] = _plus(self._ended.get((last.local, last.remote), PairTotals()), last)
+
+    def knows(self, cookie: int) -> bool:
+        """Whether it is one of the living sockets seen so far."""
+        return cookie in self._open
+
+    def unsettled(self, living: Iterable[int]) -> bool:
+        """Whether sockets were seen that are neither among the `living` cookies nor were told to have ended."""
+        return not self._open.keys() <= set(living)
+
+    def totals(self) -> dict[Pair, PairTotals]:
+        """By local and remote address."""
+        sums = dict(self._ended)
+        for facts in self._open.values():
+            pair = facts.local, facts.remote
+            total = _plus(sums.get(pair, PairTotals()), facts)
+            sums[pair] = replace(total, open_subflows=total.open_subflows + 1)
+        return sums
+
+
+class SocketLedger:
+    """The tally of a journey's sockets in this network namespace, fed by the kernel.
+
+    Usable with any loop: :meth:`fileno` is readable when there are notes, then :meth:`read_notes`.
+
+    :param port: the journey's; local at the destination, remote at the source.
+    :param listening: this is the destination.
+    Raises OSError when the kernel has no sock_diag.
+    """
+
+    def __init__(self, port: int, *, listening: bool) -> None:
+        self._port, self._listening = port, listening
+        self._tally = Tally()
+        self._notes = Listener(SOCK_DIAG, sockets.ENDED_GROUPS)
+        try:
+            self._diag = SocketDiag()
+        except OSError:
+            self._notes.close()
+            raise
+
+    def fileno(self) -> int:
+        return self._notes.fileno()
+
+    def close(self) -> None:
+        """May be called twice."""
+        self._notes.close()
+        self._diag.close()
+
+    def read_notes(self) -> None:
+        """Take in what ended. Raises OSError."""
+        said, _ = self._notes.heard()
+        for message in said:
+            facts = sockets.parse(message.payload, ended=True)
+            if facts is not None and self._is_ours(facts):
+                self._tally.ended(facts)
+
+    def scan(self) -> list[SocketFacts]:
+        """All living sockets of the journey, taken into the tally. Raises OSError."""
+        ports = {"local_port" if self._listening else "remote_port": self._port}
+        found = self._diag.dump(**ports)
+        for facts in found:
+            self._tally.seen(facts)
+        return found
+
+    def destroy(self, facts: SocketFacts) -> bool:
+        """End a socket at once; False when it has ended by itself. Raises OSError as :meth:`SocketDiag.destroy`."""
+        return self._diag.destroy(facts)
+
+    def totals(self) -> dict[Pair, PairTotals]:
+        """By local and remote address, as of the last scan and the notes since."""
+        return self._tally.totals()
+
+    def settle(self, limit_s: float, clock: Clock | None = None) -> None:
+        """Wait, at most `limit_s`, until each socket that has ended is accounted for by its note. Raises OSError."""
+        clock = clock or SystemClock()
+        end_s = clock.monotonic_s() + limit_s
+        while True:
+            self.read_notes()
+            left_s = end_s - clock.monotonic_s()
+            if not self._tally.unsettled(facts.cookie for facts in self.scan()) or left_s <= 0:
+                return
+            select.select([self._notes], [], [], min(left_s, 0.02))
+
+    def _is_ours(self, facts: SocketFacts) -> bool:
+        # one that was disconnected has lost its ports, and a listener never had a remote one
+        if self._tally.knows(facts.cookie):
+            return True
+        return facts.remote_port > 0 and (facts.local_port if self._listening else facts.remote_port) == self._port
+
+
+def _later(before: SocketFacts, after: SocketFacts) -> SocketFacts:
+    """One socket's facts: addresses and kind as they were while it lived, counters as high as they came."""
+    return replace(
+        before,
+        state=after.state,
+        mptcp=before.mptcp if after.mptcp is None else after.mptcp,
+        bytes_acked=max(before.bytes_acked, after.bytes_acked),
+        bytes_received=max(before.bytes_received, after.bytes_received),
+        bytes_sent=max(before.bytes_sent, after.bytes_sent),
+        bytes_retransmitted=max(before.bytes_retransmitted, after.bytes_retransmitted),
+        retransmitted_segments=max(before.retransmitted_segments, after.retransmitted_segments),
+    )
+
+
+def _plus(total: PairTotals, facts: SocketFacts) -> PairTotals:
+    return PairTotals(
+        total.bytes_acked + facts.bytes_acked,
+        total.bytes_received + facts.bytes_received,
+        total.bytes_sent + facts.bytes_sent,
+        total.bytes_retransmitted + facts.bytes_retransmitted,
+        total.retransmitted_segments + facts.retransmitted_segments,
+        total.subflows + 1,
+        total.plain + (facts.mptcp is False),
+        total.open_subflows,
+    )
