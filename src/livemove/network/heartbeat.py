@@ -1,0 +1,153 @@
+"""Heartbeats on every path: sockets bound to the path's address and NIC, and what came through in each direction.
+
+At the destination they are on the journey's port; the source's ports are any, and the destination answers to where a
+heartbeat with the journey's nonce came from. They go in the high-priority band, so that a full queue of ours is no silence.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+from collections.abc import Sequence
+from dataclasses import replace
+
+from livemove.base.errors import PeerViolation
+from livemove.network.keeper_words import KeptPath
+from livemove.policy.liveness import Direction
+from livemove.wire.heartbeat import SIZE, Heartbeat, Role, pack, unpack
+
+_TOS_CS6 = 0xC0
+_PRIORITY = 6  # TC_PRIO_INTERACTIVE: the first band of pfifo_fast; 7 would need CAP_NET_ADMIN
+# Read of one path at one go: what a stopped keeper finds in its buffers, and a bound for a flood.
+_MOST_AT_ONCE = 256
+_GONE = (errno.ENODEV, errno.ENXIO, errno.EADDRNOTAVAIL, errno.EBADF)
+
+
+class Exchange:
+    """What both sides' heartbeats told so far: pure bookkeeping for one journey and side.
+
+    :param life: a random number other than 0, new for each start of this process.
+    """
+
+    def __init__(self, role: Role, paths: Sequence[int], life: int) -> None:
+        self._role, self._life = role, life
+        self._peer_life = 0
+        self._peer_round = 0
+        self._round = 0
+        self.heard = dict.fromkeys(paths, Direction())
+        self.answered = dict.fromkeys(paths, Direction())
+        self.peer_dead: frozenset[int] = frozenset()
+        self.allowance_bytes_per_s: int | None = None
+        #: When the newest heartbeat was heard, on any path; None: none yet.
+        self.heard_s: float | None = None
+
+    def next_round(self) -> None:
+        """Begin a round: its heartbeats, one for each path, are :meth:`beat`'s."""
+        self._round += 1
+
+    def beat(self, path: int, dead: frozenset[int], allowance_bytes_per_s: int | None) -> Heartbeat:
+        return Heartbeat(
+            self._role,
+            path,
+            self._life,
+            self._round,
+            self._peer_life,
+            self.heard[path].round_number,
+            dead,
+            allowance_bytes_per_s,
+        )
+
+    def take(self, path: int, beat: Heartbeat, now_s: float) -> bool:
+        """A heartbeat came on `path`; False when it is not the other side's, or of another path."""
+        if beat.role is not self._role.other or beat.path != path or path not in self.heard:
+            return False
+        if beat.life != self._peer_life:
+            # the other keeper has started (again): its rounds begin anew
+            self._peer_life, self._peer_round = beat.life, 0
+            self.heard = {number: replace(old, round_number=0) for number, old in self.heard.items()}
+        self.heard_s = now_s
+        if beat.round_number > self.heard[path].round_number:
+            self.heard[path] = Direction(beat.round_number, now_s)
+        if beat.heard_life == self._life and self.answered[path].round_number < beat.heard_round <= self._round:
+            self.answered[path] = Direction(beat.heard_round, now_s)
+        if beat.round_number > self._peer_round:
+            self._peer_round = beat.round_number
+            self.peer_dead = beat.dead
+            self.allowance_bytes_per_s = beat.allowance_bytes_per_s
+        return True
+
+
+class PathSocket:
+    """The UDP socket of one path on this host. Raises OSError when address and port cannot be bound."""
+
+    def __init__(self, path: KeptPath, role: Role, port: int, nonce: bytes) -> None:
+        self.path = path
+        self._role, self._port, self._nonce = role, port, nonce
+        self._peer: tuple[str, int] | None = (path.remote, port) if role is Role.SOURCE else None
+        self._socket = self._opened()
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        """May be called twice."""
+        self._socket.close()
+
+    def send(self, beat: Heartbeat) -> bool:
+        """Send it; False when there is nobody known to send to, or the NIC is gone, so that the socket must be made again."""
+        if self._peer is None:
+            return True
+        try:
+            self._socket.sendto(pack(beat, self._nonce), self._peer)
+        except OSError as error:
+            # anything else (no route, no room, refused) is silence, and judged as such
+            return error.errno not in _GONE
+        return True
+
+    def receive(self) -> list[Heartbeat]:
+        """The journey's heartbeats that came since; others are dropped."""
+        beats = []
+        for _ in range(_MOST_AT_ONCE):
+            try:
+                data, sender = self._socket.recvfrom(SIZE + 1)
+            except BlockingIOError:
+                break
+            except OSError:
+                continue  # an ICMP error of an earlier send
+            if sender[0] != self.path.remote:
+                continue
+            with contextlib.suppress(PeerViolation):
+                beat = unpack(data, self._nonce)
+                if beat.path == self.path.path and beat.role is self._role.other:
+                    self._peer = (sender[0], sender[1])
+                    beats.append(beat)
+        return beats
+
+    def open_again(self) -> bool:
+        """A new socket, once the NIC is there again; False while it is not."""
+        try:
+            fresh = self._opened()
+        except OSError:
+            return False
+        self._socket.close()
+        self._socket = fresh
+        return True
+
+    def _opened(self) -> socket.socket:
+        family = socket.AF_INET6 if ":" in self.path.local else socket.AF_INET
+        made = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        try:
+            # without the right to, the address and the route alone choose the NIC
+            with contextlib.suppress(PermissionError):
+                made.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, self.path.link.encode() + b"\0")
+            if family == socket.AF_INET6:
+                made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, _TOS_CS6)
+            else:
+                made.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, _TOS_CS6)
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, _PRIORITY)
+            made.bind((self.path.local, 0 if self._role is Role.SOURCE else self._port))
+        except OSError:
+            made.close()
+            raise
+        return made
