@@ -1,0 +1,216 @@
+"""Two network namespaces joined by veth pairs, MPTCP connections between them with traffic, and faults of the cables."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import select
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+
+_libc = ctypes.CDLL(None, use_errno=True)
+PORT = 49001
+
+
+def run(*words: str, text: str | None = None) -> str:
+    done = subprocess.run(words, input=text, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{' '.join(words)}: {done.stderr}"
+    return done.stdout
+
+
+class TwoHosts:
+    """`source` and `destination`, with `count` cables: 10.77.N.1 to 10.77.N.2, or fd77:N::1 to fd77:N::2."""
+
+    def __init__(self, count: int = 2, *, ipv6: bool = False, rate: str = "") -> None:
+        mark = f"kp{os.getpid()}"
+        self.source, self.destination = f"{mark}s", f"{mark}d"
+        self.count, self.ipv6 = count, ipv6
+        for namespace in (self.source, self.destination):
+            run("ip", "netns", "add", namespace)
+            run("ip", "-n", namespace, "link", "set", "lo", "up")
+            run("ip", "-n", namespace, "mptcp", "limits", "set", "subflow", "8", "add_addr_accepted", "8")
+        for number in range(count):
+            self._lay(number, rate)
+        self.set("source", "pm_type", "1")
+        self.set("source", "blackhole_timeout", "0")
+
+    def _lay(self, number: int, rate: str) -> None:
+        ends = ((self.source, self.link("source", number)), (self.destination, self.link("destination", number)))
+        (one, first), (other, second) = ends
+        run("ip", "link", "add", first, "netns", one, "type", "veth", "peer", "name", second, "netns", other)
+        for (namespace, link), side in zip(ends, ("source", "destination"), strict=True):
+            address = self.address(side, number) + ("/64" if self.ipv6 else "/24")
+            nodad = ["nodad"] if self.ipv6 else []
+            run("ip", "-n", namespace, "addr", "add", address, "dev", link, *nodad)
+            run("ip", "-n", namespace, "link", "set", link, "up")
+            if rate:
+                run(
+                    "tc",
+                    "-n",
+                    namespace,
+                    "qdisc",
+                    "add",
+                    "dev",
+                    link,
+                    "root",
+                    "tbf",
+                    "rate",
+                    rate,
+                    "burst",
+                    "128k",
+                    "limit",
+                    "1m",
+                )
+
+    def namespace(self, side: str) -> str:
+        return self.source if side == "source" else self.destination
+
+    def link(self, side: str, number: int) -> str:
+        return f"{self.namespace(side)}{number}"
+
+    def address(self, side: str, number: int) -> str:
+        last = 1 if side == "source" else 2
+        return f"fd77:{number}::{last}" if self.ipv6 else f"10.77.{number}.{last}"
+
+    def set(self, side: str, name: str, value: str) -> None:
+        run("ip", "netns", "exec", self.namespace(side), "sysctl", "-qw", f"net.mptcp.{name}={value}")
+
+    @contextlib.contextmanager
+    def inside(self, side: str) -> Iterator[None]:
+        """This thread, and what it starts, is on that host."""
+        home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+        there = os.open(f"/run/netns/{self.namespace(side)}", os.O_RDONLY)
+        try:
+            assert _libc.setns(there, 0) == 0
+            yield
+        finally:
+            assert _libc.setns(home, 0) == 0
+            os.close(home)
+            os.close(there)
+
+    def deafen(self, side: str, number: int) -> None:
+        """What arrives at that host by that cable vanishes; the carrier stays."""
+        link = self.link(side, number)
+        run(
+            "ip", "netns", "exec", self.namespace(side), "nft", "-f", "-",
+            text=f'add table netdev kp\nadd chain netdev kp c{number} {{ type filter hook ingress device "{link}" priority -500; policy drop; }}\n',
+        )  # fmt: skip
+
+    def undeafen(self, side: str, number: int) -> None:
+        run("ip", "netns", "exec", self.namespace(side), "nft", "-f", "-", text=f"add table netdev kp\nadd chain netdev kp c{number}\ndelete chain netdev kp c{number}\n")  # fmt: skip
+
+    def black_hole(self, number: int) -> None:
+        self.deafen("source", number)
+        self.deafen("destination", number)
+
+    def heal(self, number: int) -> None:
+        for side in ("source", "destination"):
+            self.undeafen(side, number)
+            run("ip", "-n", self.namespace(side), "link", "set", self.link(side, number), "up")
+
+    def pull(self, number: int, side: str = "destination") -> None:
+        """The NIC of that host goes down, the other one loses its carrier."""
+        run("ip", "-n", self.namespace(side), "link", "set", self.link(side, number), "down")
+
+    def close(self) -> None:
+        left = [run("ip", "netns", "pids", namespace).split() for namespace in (self.source, self.destination)]
+        for namespace in (self.source, self.destination):
+            run("ip", "netns", "del", namespace)
+        assert left == [[], []]
+
+
+class Traffic:
+    """Connections of the journey, filled by threads until :meth:`stop`, one way or both ways.
+
+    :ivar longest_gap_s: between two arrivals on any connection at the destination, when all send as fast as they can.
+    """
+
+    def __init__(
+        self, hosts: TwoHosts, connections: int = 2, *, both_ways: bool = False, mptcp: bool = True, first: int = 0,
+        rate_bytes_per_s: float = 0.0,
+    ) -> None:  # fmt: skip
+        family = socket.AF_INET6 if hosts.ipv6 else socket.AF_INET
+        protocol = socket.IPPROTO_MPTCP if mptcp else socket.IPPROTO_TCP
+        self._stop = threading.Event()
+        self._rate = rate_bytes_per_s
+        self.sent = self.returned = 0
+        self.received = self.got_back = 0
+        self.longest_gap_s = 0.0
+        self.errors: list[OSError] = []
+        self._lock = threading.Lock()
+        with hosts.inside("destination"):
+            listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_MPTCP)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(("::" if hosts.ipv6 else "0.0.0.0", PORT))
+            listener.listen()
+        self._ends: list[tuple[socket.socket, socket.socket]] = []
+        for _ in range(connections):
+            with hosts.inside("source"):
+                ours = socket.socket(family, socket.SOCK_STREAM, protocol)
+            ours.connect((hosts.address("destination", first), PORT))
+            theirs, _ = listener.accept()
+            self._ends.append((ours, theirs))
+        # joins need somebody who listens, and QEMU does until the end
+        self._listener = listener
+        self._threads = []
+        for ours, theirs in self._ends:
+            self._begin(self._fill, ours, "sent")
+            self._begin(self._empty, theirs, "received")
+            if both_ways:
+                self._begin(self._fill, theirs, "returned")
+            self._begin(self._empty, ours, "got_back")
+
+    def _begin(self, work: object, end: socket.socket, counter: str) -> None:
+        thread = threading.Thread(target=work, args=(end, counter))  # type: ignore[arg-type]
+        thread.start()
+        self._threads.append(thread)
+
+    def _fill(self, end: socket.socket, counter: str) -> None:
+        block = bytes(1 << 16)
+        try:
+            while not self._stop.is_set():
+                # bounded waits, so that a connection that hangs cannot keep the test
+                if select.select([], [end], [], 0.1)[1]:
+                    self._add(counter, end.send(block, socket.MSG_DONTWAIT))
+                if self._rate:
+                    time.sleep(len(block) / self._rate)
+            end.shutdown(socket.SHUT_WR)
+        except BlockingIOError:
+            end.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            self.errors.append(error)
+
+    def _empty(self, end: socket.socket, counter: str) -> None:
+        last = time.monotonic()
+        end.settimeout(30)
+        try:
+            while data := end.recv(1 << 18):
+                now = time.monotonic()
+                if counter == "received" and not self._stop.is_set():
+                    self.longest_gap_s = max(self.longest_gap_s, now - last)
+                last = now
+                self._add(counter, len(data))
+        except OSError as error:
+            self.errors.append(error)
+
+    def _add(self, counter: str, count: int) -> None:
+        with self._lock:
+            setattr(self, counter, getattr(self, counter) + count)
+
+    def stop(self) -> None:
+        self._stop.set()
+        for ours, theirs in self._ends:
+            with contextlib.suppress(OSError):
+                theirs.shutdown(socket.SHUT_WR)
+            del ours
+        for thread in self._threads:
+            thread.join(40)
+            assert not thread.is_alive()
+        for ours, theirs in self._ends:
+            ours.close()
+            theirs.close()
+        self._listener.close()
