@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import array
 import asyncio
-import fcntl
 import socket
-import struct
 
 from pyroute2 import IPRoute
 
-SIOCETHTOOL = 0x8946
-_ETHTOOL_GLINKSETTINGS = 0x4C  # linux/ethtool.h
-_UNKNOWN_SPEED = 0xFFFFFFFF
+from livemove.network.ethtool import link_speed
 
 
 async def link_speed_towards(address: str) -> int:
@@ -46,25 +41,3 @@ def _source_towards(address: str) -> str:
         except OSError:
             return ""
         return str(probe.getsockname()[0])
-
-
-def link_speed(name: str) -> int:
-    """Bytes per second that the NIC `name` of this network namespace says it carries; 0 when unknown.
-
-    Asked by ethtool's ioctl (struct ethtool_link_settings, linux/ethtool.h): /sys shows the NICs of the namespace it was
-    mounted in, which need not be ours.
-    """
-    settings = array.array("B", struct.pack("II", _ETHTOOL_GLINKSETTINGS, 0) + bytes(512))
-    request = struct.pack("16sP", name.encode(), settings.buffer_info()[0])
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as handle:
-        try:
-            fcntl.ioctl(handle, SIOCETHTOOL, request)
-            # the first call answers only with the size of the masks that follow, negated
-            words = -struct.unpack_from("b", settings, 15)[0]
-            if words > 0:
-                struct.pack_into("II7Bb", settings, 0, _ETHTOOL_GLINKSETTINGS, 0, *[0] * 7, words)
-                fcntl.ioctl(handle, SIOCETHTOOL, request)
-        except OSError:
-            return 0
-    mbit_per_s = struct.unpack_from("I", settings, 4)[0]
-    return 0 if mbit_per_s in (0, _UNKNOWN_SPEED) else mbit_per_s * 125_000

@@ -31,6 +31,8 @@ class LinkFacts:
     :param speed_bytes_per_s: 0 when unknown; for a bond the sum of its members that carry.
     :param queues: receive queues (RSS).
     :param addresses: ``ADDRESS/PREFIX`` each, without link-local ones.
+    :param members: NICs of a bond, team or bridge.
+    :param capabilities: of ``rss``, ``jumbo`` (takes an MTU of 9000), ``tso`` and ``gro``, those that it has and uses.
     """
 
     name: str
@@ -42,6 +44,8 @@ class LinkFacts:
     driver: str
     queues: int
     addresses: tuple[str, ...]
+    members: tuple[str, ...] = ()
+    capabilities: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
