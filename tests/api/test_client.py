@@ -25,6 +25,7 @@ from livemove.api.incoming_models import (
     OwnershipAnswer,
 )
 from livemove.api.models import AskJourney, ConsoleChunk, RenewRequest
+from livemove.api.network_models import SetNetworks
 from livemove.api.resolution_models import DeclareDead
 from livemove.base.errors import (
     AgentUnreachable,
@@ -75,6 +76,8 @@ REQUESTS: dict[str, tuple[Callable[[AgentClient], Any], str, dict[str, str]]] = 
     "leftovers": (lambda c: c.leftovers(), "GET /leftovers", {}),
     "remove_leftovers": (lambda c: c.remove_leftovers(), "DELETE /leftovers", {}),
     "cluster": (lambda c: c.cluster(), "GET /cluster", {}),
+    "networks": (lambda c: c.networks(), "GET /networks", {}),
+    "set_networks": (lambda c: c.set_networks(SetNetworks(serial=1, rules=())), "PUT /cluster/networks", {}),
     "renew": (lambda c: c.renew(RenewRequest(signing_request="x")), "POST /cluster/renew", {}),
     "metrics": (lambda c: c.metrics(), "GET /metrics", {}),
     "vms": (lambda c: c.vms(), "GET /vms", {}),

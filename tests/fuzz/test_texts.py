@@ -118,10 +118,17 @@ def test_cluster_maps(data: Any) -> None:
 
 
 @fuzz
-@given(st.dictionaries(st.sampled_from(["authority", "serial", "hosts"]), anything))
+@given(st.dictionaries(st.sampled_from(["authority", "serial", "hosts", "networks"]), anything))
 def test_cluster_maps_with_the_right_keys(data: Any) -> None:
     with suppress(LivemoveError):
         map_from_json(data)
+
+
+@fuzz
+@given(anything | st.lists(st.dictionaries(st.sampled_from(["subnet", "metric", "allowed", "name"]), anything)))
+def test_networks_of_a_cluster_map(networks: Any) -> None:
+    with suppress(LivemoveError):
+        map_from_json({"authority": "A", "serial": 1, "hosts": {"A": "192.0.2.1:1"}, "networks": networks})
 
 
 @fuzz

@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
 from livemove import __version__
-from livemove.agent import routes_cluster, routes_holdings, routes_incoming, routes_journeys, routes_vms
+from livemove.agent import routes_cluster, routes_holdings, routes_incoming, routes_journeys, routes_network, routes_vms
 from livemove.agent.host import Host
 from livemove.agent.tls_server import current_peer
 from livemove.base.errors import (
@@ -47,6 +47,7 @@ def make_app(host: Host) -> FastAPI:
     app.add_exception_handler(Exception, _bug)
     for make in (
         routes_cluster.make_router,
+        routes_network.make_router,
         routes_vms.make_router,
         routes_journeys.make_router,
         routes_incoming.make_router,

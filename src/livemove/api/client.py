@@ -52,6 +52,7 @@ from livemove.api.models import (
     VmList,
     VmView,
 )
+from livemove.api.network_models import NetworksView, SetNetworks
 from livemove.api.resolution_models import DeclareDead, HoldingView, ResolutionView
 from livemove.base.errors import (
     UnknownJourney,
@@ -91,6 +92,14 @@ class AgentClient(AgentConnection):
     async def cluster(self, *, timeout_s: float = trust.ANSWER_TIMEOUT_S) -> ClusterView:
         """The hosts that this one knows."""
         return await self._ask(ClusterView, "GET", "/cluster", timeout_s=timeout_s)
+
+    async def networks(self) -> NetworksView:
+        """The host's links, its own settings about them, and the cluster's list of networks."""
+        return await self._ask(NetworksView, "GET", "/networks")
+
+    async def set_networks(self, body: SetNetworks) -> NetworksView:
+        """A new list for the cluster, on the authority's host. Raises Conflict when the map changed since, BadSetting."""
+        return await self._ask(NetworksView, "PUT", "/cluster/networks", body)
 
     async def renew(self, request: RenewRequest) -> RenewAnswer:
         """A new certificate for the calling host, from the authority's host."""

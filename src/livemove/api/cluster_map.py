@@ -1,4 +1,4 @@
-"""Where the agents of the cluster's hosts answer: the file ``cluster.toml`` of an identity directory.
+"""Where the agents of the cluster's hosts answer, and which networks they use: ``cluster.toml`` of an identity directory.
 
 The host that holds the cluster's authority changes the map and counts its ``serial`` up; everybody else takes the map
 with the higher serial. An address is only a place to knock: whoever answers must prove the host's name by certificate,
@@ -10,14 +10,16 @@ from __future__ import annotations
 import ipaddress
 import json
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from livemove.api.client_identity import check_host_name
 from livemove.api.private_files import write_private
 from livemove.base.errors import BadSetting, Conflict, NoIdentity, PeerViolation, UnknownHost
+from livemove.policy.network_rules import MAX_RULES, check_rules
+from livemove.policy.paths import NetworkRule
 
 MAX_HOSTS = 1024
 _MAX_MAP_BYTES = 256 << 10
@@ -50,7 +52,7 @@ def check_address(text: str) -> str:
 
 @dataclass(frozen=True)
 class ClusterMap:
-    """Names of the hosts and the addresses of their agents."""
+    """Names of the hosts and the addresses of their agents; the networks that migrations may use."""
 
     authority: str
     """The host that holds the cluster's authority, invites hosts and issues certificates."""
@@ -58,6 +60,8 @@ class ClusterMap:
     """Counts the changes; the higher one is the newer map."""
     hosts: Mapping[str, str] = field(default_factory=dict)
     """Name to ``IP:PORT``."""
+    networks: tuple[NetworkRule, ...] = ()
+    """By metric; empty: all networks are allowed."""
 
     def address_of(self, name: str) -> str:
         """``IP:PORT`` of the host's agent. Raises UnknownHost."""
@@ -83,17 +87,30 @@ class ClusterMap:
                 raise Conflict(f"{address} is already the address of '{known}'.", remedy="Give the new host's address.")
         if len({*self.hosts, name}) > MAX_HOSTS:
             raise Conflict(f"The cluster has {MAX_HOSTS} hosts, which is the most.", remedy="Begin a second cluster.")
-        return ClusterMap(self.authority, self.serial + 1, {**self.hosts, name: address})
+        return self._next(hosts={**self.hosts, name: address})
 
     def without_host(self, name: str) -> ClusterMap:
         """The next map, without that host. Raises UnknownHost."""
         self.address_of(name)
         left = {host: address for host, address in self.hosts.items() if host != name}
-        return ClusterMap(self.authority, self.serial + 1, left)
+        return self._next(hosts=left)
+
+    def with_networks(self, rules: Sequence[NetworkRule]) -> ClusterMap:
+        """The next map, with this list of networks; the same map when it has that list. Raises BadSetting."""
+        networks = check_rules(rules)
+        return self if networks == self.networks else self._next(networks=networks)
+
+    def _next(self, **changes: Any) -> ClusterMap:
+        return replace(self, serial=self.serial + 1, **changes)
 
     def to_json(self) -> dict[str, Any]:
         """The form in which it crosses the API."""
-        return {"authority": self.authority, "serial": self.serial, "hosts": dict(self.hosts)}
+        return {
+            "authority": self.authority,
+            "serial": self.serial,
+            "hosts": dict(self.hosts),
+            "networks": [asdict(rule) for rule in self.networks],
+        }
 
 
 def map_from_json(data: object) -> ClusterMap:
@@ -140,12 +157,14 @@ def save_map(path: Path, cluster: ClusterMap) -> None:
         # a JSON string of our names and addresses is a TOML string too
         *(f"{json.dumps(name)} = {json.dumps(address)}" for name, address in sorted(cluster.hosts.items())),
     ]
+    for rule in cluster.networks:
+        lines += ["", "[[networks]]", *(f"{key} = {json.dumps(value)}" for key, value in asdict(rule).items())]
     write_private(path, ("\n".join(lines) + "\n").encode())
 
 
 def _checked(data: object) -> ClusterMap:
-    if not isinstance(data, dict) or set(data) != {"authority", "serial", "hosts"}:
-        raise BadSetting("A map has 'serial', 'authority' and 'hosts', and nothing else.")
+    if not isinstance(data, dict) or set(data) - {"networks"} != {"authority", "serial", "hosts"}:
+        raise BadSetting("A map has 'serial', 'authority' and 'hosts', perhaps 'networks', and nothing else.")
     authority, serial, hosts = data["authority"], data["serial"], data["hosts"]
     if not isinstance(serial, int) or isinstance(serial, bool) or not 0 < serial < 1 << 53:
         raise BadSetting(f"A map's serial is a positive number, not {serial!r:.40}.")
@@ -158,4 +177,19 @@ def _checked(data: object) -> ClusterMap:
         checked[check_host_name(name)] = check_address(address)
     if len({name.lower() for name in checked}) < len(checked):
         raise BadSetting("Two hosts of the map have names that differ only in case.")
-    return ClusterMap(check_host_name(authority), serial, checked)
+    return ClusterMap(check_host_name(authority), serial, checked, _checked_networks(data.get("networks", [])))
+
+
+def _checked_networks(data: object) -> tuple[NetworkRule, ...]:
+    if not isinstance(data, list | tuple) or len(data) > MAX_RULES:
+        raise BadSetting(f"A map's networks are a list of at most {MAX_RULES}.")
+    rules = []
+    for each in data:
+        match each:
+            case {"subnet": str(subnet), "metric": int(metric), **more} if not isinstance(metric, bool):
+                allowed, name = more.pop("allowed", True), more.pop("name", "")
+                if isinstance(allowed, bool) and isinstance(name, str) and not more:
+                    rules.append(NetworkRule(subnet, metric, allowed, name))
+                    continue
+        raise BadSetting(f"A network of a map has 'subnet', 'metric', 'allowed' and 'name', not {each!r:.80}.")
+    return check_rules(rules)

@@ -17,7 +17,8 @@ from livemove.api.model_base import Name as Name
 from livemove.api.model_base import Text as Text
 from livemove.api.model_base import Token as Token
 from livemove.api.model_base import Word as Word
-from livemove.api.network_models import LeftOutPath, PathReport, PathView
+from livemove.api.network_models import LeftOutPath, NetworkRuleBody, PathReport, PathView
+from livemove.policy.network_rules import MAX_RULES
 
 
 class ErrorBody(Model):
@@ -384,6 +385,7 @@ class ClusterView(Model):
     authority: Name
     serial: int
     hosts: Annotated[dict[Name, Annotated[str, Field(max_length=64)]], Field(max_length=1024)]
+    networks: Annotated[tuple[NetworkRuleBody, ...], Field(max_length=MAX_RULES)] = ()
     revocations: Annotated[str, Field(max_length=524_288)] = ""
     """The authority's signed list of revoked certificates (CRL, PEM); empty when there is none."""
 

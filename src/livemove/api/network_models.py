@@ -2,13 +2,42 @@
 
 from __future__ import annotations
 
+import ipaddress
+from dataclasses import asdict
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from livemove.api.model_base import Model, Name, Text, Word
+from livemove.policy.network_rules import MAX_RULES
+from livemove.policy.paths import MAX_METRIC, HostNetworks, LinkFacts, NetworkRule
 
-Address = Annotated[str, Field(min_length=2, max_length=64)]
+
+def _an_address(text: str) -> str:
+    address = ipaddress.ip_address(text)
+    if "%" in text:
+        raise ValueError("an address without a zone")
+    return str(address)
+
+
+def _an_address_or_nothing(text: str) -> str:
+    return _an_address(text) if text else ""
+
+
+def _an_interface(text: str) -> str:
+    if "%" in text or "/" not in text:
+        raise ValueError("ADDRESS/PREFIX, without a zone")
+    return str(ipaddress.ip_interface(text))
+
+
+def _a_subnet(text: str) -> str:
+    return str(ipaddress.ip_network(text))
+
+
+Address = Annotated[str, Field(min_length=2, max_length=64), AfterValidator(_an_address)]
+InterfaceAddress = Annotated[str, Field(min_length=2, max_length=64), AfterValidator(_an_interface)]
+Subnet = Annotated[str, Field(min_length=2, max_length=64), AfterValidator(_a_subnet)]
+Number = Annotated[int, Field(ge=0, lt=1 << 31)]
 Bytes = Annotated[int, Field(ge=0, lt=1 << 62)]
 Interface = Annotated[str, Field(min_length=1, max_length=64)]
 
@@ -17,14 +46,16 @@ class LinkBody(Model):
     """policy.paths.LinkFacts on the wire."""
 
     name: Interface
-    index: int
+    index: Number
     kind: Word
     speed_bytes_per_s: Bytes
     mtu: Annotated[int, Field(ge=0, le=1 << 20)]
     carrier: bool
     driver: Word
-    queues: int
-    addresses: Annotated[tuple[Address, ...], Field(max_length=256)]
+    queues: Number
+    addresses: Annotated[tuple[InterfaceAddress, ...], Field(max_length=256)]
+    members: Annotated[tuple[Interface, ...], Field(max_length=256)] = ()
+    capabilities: Annotated[tuple[Word, ...], Field(max_length=32)] = ()
 
 
 class HostNetworksBody(Model):
@@ -33,16 +64,55 @@ class HostNetworksBody(Model):
     host: Name
     links: Annotated[tuple[LinkBody, ...], Field(max_length=256)]
     incoming: Annotated[tuple[Address, ...], Field(max_length=256)] = ()
-    preferred: Annotated[str, Field(max_length=64)] = ""
+    preferred: Annotated[str, Field(max_length=64), AfterValidator(_an_address_or_nothing)] = ""
+
+    @classmethod
+    def of(cls, networks: HostNetworks) -> HostNetworksBody:
+        return cls.model_validate(asdict(networks))
+
+    def networks(self) -> HostNetworks:
+        """What the body says; its addresses are addresses, or it would not have been read."""
+        return HostNetworks(
+            self.host, tuple(LinkFacts(**link.model_dump()) for link in self.links), self.incoming, self.preferred
+        )
 
 
 class NetworkRuleBody(Model):
     """policy.paths.NetworkRule on the wire."""
 
-    subnet: Address
-    metric: Annotated[int, Field(ge=0, le=1 << 20)]
+    subnet: Subnet
+    metric: Annotated[int, Field(ge=0, le=MAX_METRIC)]
     allowed: bool = True
     name: Annotated[str, Field(max_length=63)] = ""
+
+    @classmethod
+    def of(cls, rule: NetworkRule) -> NetworkRuleBody:
+        return cls.model_validate(asdict(rule))
+
+    def rule(self) -> NetworkRule:
+        return NetworkRule(**self.model_dump())
+
+
+class NetworksView(Model):
+    """What a host knows of networks: its own links, and the cluster's list as it last learnt it.
+
+    :param serial: of the cluster's map, which a change names.
+    """
+
+    own: HostNetworksBody
+    authority: Name
+    serial: int
+    rules: tuple[NetworkRuleBody, ...]
+
+
+class SetNetworks(Model):
+    """A whole new list for the cluster.
+
+    :param serial: of the map that the list was made from; it is refused when the map is another by now.
+    """
+
+    serial: int
+    rules: Annotated[tuple[NetworkRuleBody, ...], Field(max_length=MAX_RULES)]
 
 
 class PathPair(Model):

@@ -13,6 +13,7 @@ from livemove.base.errors import BadSetting
 
 #: A journey cannot ask for more networks than that.
 MAX_LISTED = 32
+MAX_METRIC = 1 << 20
 
 
 class UsePaths(Enum):

@@ -1,0 +1,43 @@
+"""Routes about networks: this host's links, and the cluster's list."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+from fastapi import APIRouter, Depends
+
+from livemove.agent.host import Host
+from livemove.agent.networks import host_networks, set_networks
+from livemove.agent.tls_server import require_role
+from livemove.api.client_identity import Peer
+from livemove.api.cluster_map import ClusterMap
+from livemove.api.network_models import HostNetworksBody, NetworkRuleBody, NetworksView, SetNetworks
+
+Viewer = Annotated[Peer, Depends(require_role("viewer"))]
+Admin = Annotated[Peer, Depends(require_role("admin"))]
+
+
+def make_router(host: Host) -> APIRouter:
+    router = APIRouter()
+
+    async def view(cluster: ClusterMap) -> NetworksView:
+        return NetworksView(
+            own=HostNetworksBody.of(await host_networks(host.settings, host.arrivals.default_address)),
+            authority=cluster.authority,
+            serial=cluster.serial,
+            rules=tuple(NetworkRuleBody.of(rule) for rule in cluster.networks),
+        )
+
+    @router.get("/networks")
+    async def networks(peer: Viewer) -> NetworksView:
+        """This host's links with addresses, what it lets migrations use, and the cluster's list as it knows it."""
+        return await view(host.cluster())
+
+    @router.put("/cluster/networks")
+    async def change_networks(peer: Admin, body: SetNetworks) -> NetworksView:
+        """On the authority's host: replace the cluster's list of networks; the other hosts follow within seconds."""
+        rules = [rule.rule() for rule in body.rules]
+        return await view(await asyncio.to_thread(set_networks, host.settings.state_dir, body.serial, rules))
+
+    return router
