@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from livemove.base.errors import BadSetting, StateUnwritable
-from livemove.bench.report import HostFacts, Report, ScenarioResult, make_ratio, read_report, write_report
+from livemove.bench.report import Bar, HostFacts, Report, ScenarioResult, make_ratio, read_report, write_report
 from livemove.bench.scenario import Scenario
 
 HOST = HostFacts("A CPU", 2, 1 << 34, "6.1", "10.0.2", "tcg", "3.11.2", "0.1.0", 0.5)
 
 
 def a_report(**changes: Any) -> Report:
-    results = [ScenarioResult.of(Scenario("stock")), ScenarioResult.of(Scenario("ours"))]
+    results = [ScenarioResult.of(engine, Scenario(engine)) for engine in ("stock", "ours")]
     report = Report("journey", "How?", "2026-01-31T12:00:00.000Z", HOST, 5, results)
     for name, value in changes.items():
         setattr(report, name, value)
@@ -25,21 +25,23 @@ def a_report(**changes: Any) -> Report:
 
 
 def test_ratio_and_its_bar() -> None:
-    ratio = make_ratio([1.2, 1.0, 1.1], bar=1.1)
+    ratio = make_ratio([1.2, 1.0, 1.1], bar=Bar(1.1))
     assert (ratio.value, ratio.low, ratio.high, ratio.samples) == (1.1, 1.0, 1.2, [1.2, 1.0, 1.1])
     assert ratio.met is True
-    assert make_ratio([1.11], bar=1.1).met is False
+    assert make_ratio([1.11], bar=Bar(1.1)).met is False
+    assert make_ratio([1.9], bar=Bar(1.93, "least")).met is False
+    assert make_ratio([1.94], bar=Bar(1.93, "least")).met is True
     assert make_ratio([1.0]).met is None
 
 
 def test_written_and_read_again(tmp_path: Path) -> None:
-    report = a_report(ratios={"copy_over_stock": make_ratio([1.0, 1.02], bar=1.05, p=0.5)}, complete=True)
+    report = a_report(ratios={"copy_over_stock": make_ratio([1.0, 1.02], bar=Bar(1.05), p=0.5)}, complete=True)
     report.of("ours").samples.append({"pair": 1, "copy_ms": 4.5, "steps_ms": {"1 find": 2.0}})
     path = tmp_path / "journey.json"
     write_report(report, path)
     data = json.loads(path.read_text())
     assert {"name", "host", "scenarios", "ratios", "date"} <= data.keys()
-    assert {"name", "fields", "samples"} == data["scenarios"][0].keys()
+    assert {"key", "name", "fields", "samples"} == data["scenarios"][0].keys()
     assert {"value", "low", "high", "samples", "met"} <= data["ratios"]["copy_over_stock"].keys()
     assert data["ratios"]["copy_over_stock"]["met"] is True
     assert data["scenarios"][0]["fields"]["guest"]["random_mib"] == 200
@@ -51,6 +53,29 @@ def test_keys_of_a_later_version_are_passed_over(tmp_path: Path) -> None:
     path = tmp_path / "journey.json"
     path.write_text(json.dumps({**a_report().to_json(), "colour": "red"}))
     assert read_report(path) == a_report()
+
+
+def test_a_report_of_the_first_version_is_read(tmp_path: Path) -> None:
+    """Its scenarios had no key, and its figures only one kind of bar."""
+    path = tmp_path / "journey.json"
+    old = a_report(ratios={"x": make_ratio([1.0], bar=Bar(1.05))}).to_json()
+    del old["ledger_of"], old["ratios"]["x"]["bar_at"]
+    for scenario in old["scenarios"]:
+        del scenario["key"]
+    path.write_text(json.dumps(old))
+    report = read_report(path)
+    assert report.of("stock").fields["engine"] == "stock" and report.ratios["x"].met is True
+
+
+def test_whole_pairs() -> None:
+    report = a_report()
+    for engine, pairs in (("ours", (3, 1)), ("stock", (1, 2, 3))):
+        report.of(engine).samples += [{"pair": pair, "of": engine} for pair in pairs]
+    assert [[(s["pair"], s["of"]) for s in whole] for whole in report.whole_pairs("ours", "stock")] == [
+        [(1, "ours"), (1, "stock")],
+        [(3, "ours"), (3, "stock")],
+    ]
+    assert len(report.whole_pairs("stock")) == 3
 
 
 @pytest.mark.parametrize(

@@ -9,21 +9,20 @@ from pathlib import Path
 
 from livemove.base.clock import Clock, SystemClock
 from livemove.base.errors import BadSetting
-from livemove.bench.journey import JOURNEY, SETTLE_S, run_comparison
+from livemove.bench.journey import JOURNEY
+from livemove.bench.multichannel import MULTICHANNEL
 from livemove.bench.report import Report, check_writable
-from livemove.bench.scenario import Comparison
+from livemove.bench.run import SETTLE_S, Benchmark, Say, run_benchmark
 from livemove.bench.text import report_lines
 
-COMPARISONS = {comparison.name: comparison for comparison in (JOURNEY,)}
+BENCHMARKS = {benchmark.comparison.name: benchmark for benchmark in (JOURNEY, MULTICHANNEL)}
 LAB = "bench"
 _ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-Say = Callable[[str], None]
 
 
 def list_benchmarks() -> dict[str, str]:
     """The question that each benchmark answers, by its name."""
-    return {name: comparison.question for name, comparison in COMPARISONS.items()}
+    return {name: benchmark.comparison.question for name, benchmark in BENCHMARKS.items()}
 
 
 def run_benchmarks(names: Sequence[str], *, json_path: Path | None, pairs: int, say: Say) -> list[Report]:
@@ -31,26 +30,26 @@ def run_benchmarks(names: Sequence[str], *, json_path: Path | None, pairs: int, 
 
     Raises BadSetting for a name that is none (nothing is run then) and for several names with one `json_path`;
     KeyboardInterrupt when a signal ended it, after everything was cleaned up and what was measured was told and written;
-    and what :func:`livemove.bench.journey.run_comparison` raises.
+    and what :func:`livemove.bench.run.run_benchmark` raises.
     """
     for name in names:
-        if name not in COMPARISONS:
+        if name not in BENCHMARKS:
             raise BadSetting(f"There is no benchmark '{name[:64]}'.", remedy="'livemove bench list' lists them.")
     if json_path is not None and len(names) > 1:
         raise BadSetting("One file holds the report of one benchmark.", remedy="Run them one by one with --json.")
-    return [run_one(COMPARISONS[name], json_path=json_path, pairs=pairs, say=say) for name in names]
+    return [run_one(BENCHMARKS[name], json_path=json_path, pairs=pairs, say=say) for name in names]
 
 
 def run_one(
-    comparison: Comparison, *, json_path: Path | None, pairs: int, say: Say, lab: str = LAB, clock: Clock | None = None,
+    benchmark: Benchmark, *, json_path: Path | None, pairs: int, say: Say, lab: str = LAB, clock: Clock | None = None,
     settle_s: float = SETTLE_S,
 ) -> Report:  # fmt: skip
     """Run one benchmark and tell its report, also of one that was cut short; see :func:`run_benchmarks`."""
     if json_path is not None:
         check_writable(json_path)
     begun: list[Report] = []
-    work = run_comparison(
-        comparison, pairs=pairs, lab=lab, json_path=json_path, say=say, clock=clock or SystemClock(),
+    work = run_benchmark(
+        benchmark, pairs=pairs, lab=lab, json_path=json_path, say=say, clock=clock or SystemClock(),
         on_start=begun.append, settle_s=settle_s,
     )  # fmt: skip
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import resource
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from livemove.base.errors import JourneyFailed
 from livemove.bench.report import Sample
+from livemove.bench.scenario import Scenario
 from livemove.bench.testbed import HOSTS, IDENTITIES, Testbed
 from livemove.lab import agents
 from livemove.migration.threads import process_cpu_seconds
 
-_OPTIONS = {"none": "tcp", "zstd": "compression"}
 # Steps of the ledger that come before the first byte.
 STEPS_BEFORE_COPY = range(1, 6)
 
@@ -41,9 +43,11 @@ class OurGuest:
     async def pid(self) -> int:
         return int((await self._bed.livemove(self.host, "vm", "show", self.identity.name))["pid"])
 
-    async def move(self, destination: str) -> Sample:
-        scenario = self._bed.scenario
-        words = ["migrate", self.identity.name, "--to", destination, "--option", _OPTIONS[scenario.compression]]
+    async def move(self, destination: str, scenario: Scenario) -> Sample:
+        networks = [str(self._bed.lab.spec.link_subnet(link)) for link in self._bed.comparison.links_of(scenario)]
+        words = ["migrate", self.identity.name, "--to", destination, "--option", option_of(scenario)]
+        if len(self._bed.lab.spec.links) > 1:
+            words += ["--paths", ",".join(networks)]
         started_s, cpu_s = self._bed.clock.monotonic_s(), self._control_cpu_s()
         report = await self._bed.livemove(self.host, *words, "--channels", str(scenario.channels))
         command_ms, cpu_s = (self._bed.clock.monotonic_s() - started_s) * 1e3, self._control_cpu_s() - cpu_s
@@ -53,6 +57,11 @@ class OurGuest:
             raise JourneyFailed(
                 f"livemove used {report['channels']} channels and TLS {'on' if report['tls'] else 'off'},"
                 f" not what scenario {scenario.name} says."
+            )
+        carried = carried_bytes(report["paths"])
+        if len(self._bed.lab.spec.links) > 1 and set(carried) != set(networks):
+            raise JourneyFailed(
+                f"livemove used the networks {', '.join(carried) or 'none'}, not {', '.join(networks)} of {scenario.name}."
             )
         self.host = destination
         steps_ms = {f"{step['step']} {step['name']}": step["ms"] or 0.0 for step in report["steps"]}
@@ -67,6 +76,7 @@ class OurGuest:
             "wire_bytes": report["wire_bytes"],
             "normal_pages": report["normal_pages"],
             "zero_pages": report["zero_pages"],
+            "path_bytes": carried,
             "command_to_first_byte_ms": first_byte_ms,
             "before_steps_ms": round(first_byte_ms - in_steps_ms, 2),
             "command_ms": round(command_ms, 2),
@@ -88,3 +98,19 @@ class OurGuest:
 
     async def close(self) -> None:
         """Nothing: the lab's removal ends agents and QEMUs alike."""
+
+
+def option_of(scenario: Scenario) -> str:
+    """The performance option that asks for the scenario. Compression goes over as many paths as ``--paths`` lists."""
+    if scenario.compression == "zstd":
+        return "compression"
+    return "multichannel" if scenario.multichannel else "tcp"
+
+
+def carried_bytes(paths: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """What each network carried, from the paths of a report; without networks that carried nothing."""
+    carried: dict[str, int] = {}
+    for path in paths:
+        if path["source_bytes"]:
+            carried[path["network"]] = carried.get(path["network"], 0) + path["source_bytes"]
+    return carried

@@ -10,7 +10,7 @@ import json
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -40,19 +40,30 @@ class HostFacts:
 
 @dataclass(slots=True)
 class ScenarioResult:
-    """A scenario with all its samples, in the order in which they were taken."""
+    """A scenario with all its samples, in the order in which they were taken.
+
+    :param key: what the comparison calls it; reports of the first version have none, and called it by its engine.
+    """
 
     name: str
     fields: dict[str, Any]
     samples: list[Sample] = field(default_factory=list)
+    key: str = ""
+
+    def __post_init__(self) -> None:
+        self.key = self.key or str(self.fields.get("engine", ""))
 
     @classmethod
-    def of(cls, scenario: Scenario) -> ScenarioResult:
-        return cls(scenario.name, asdict(scenario))
+    def of(cls, key: str, scenario: Scenario) -> ScenarioResult:
+        return cls(scenario.name, {**asdict(scenario), "links": list(scenario.links)}, key=key)
 
-    @property
-    def engine(self) -> str:
-        return str(self.fields["engine"])
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """What a figure is to keep."""
+
+    value: float
+    at: Literal["most", "least"] = "most"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +71,7 @@ class Ratio:
     """One figure that the benchmark was run for.
 
     :param value: the median of `samples`; `low` to `high` holds the true median with probability `confidence`.
-    :param bar: what `value` should not exceed; None when nothing was promised.
+    :param bar: what `value` should not exceed, or reach if `bar_at` is ``least``; None when nothing was promised.
     :param p: how likely such a difference between the sides is by chance alone; None for a figure of one side.
     """
 
@@ -72,20 +83,24 @@ class Ratio:
     unit: str = ""
     bar: float | None = None
     p: float | None = None
+    bar_at: Literal["most", "least"] = "most"
 
     @property
     def met(self) -> bool | None:
         """Whether the bar is kept; None when there is none."""
-        return None if self.bar is None else self.value <= self.bar
+        if self.bar is None:
+            return None
+        return self.value <= self.bar if self.bar_at == "most" else self.value >= self.bar
 
 
-def make_ratio(samples: list[float], *, unit: str = "", bar: float | None = None, p: float | None = None) -> Ratio:
+def make_ratio(samples: list[float], *, unit: str = "", bar: Bar | None = None, p: float | None = None) -> Ratio:
     """The figure that the samples make. Raises ValueError when there is none."""
     found = median_interval(samples)
     rounded = [round(sample, 4) for sample in samples]
     return Ratio(
         round(found.value, 4), round(found.low, 4), round(found.high, 4), rounded, round(found.confidence, 4),
-        unit, bar, None if p is None else round(p, 4),
+        unit, None if bar is None else bar.value, None if p is None else round(p, 4),
+        "most" if bar is None else bar.at,
     )  # fmt: skip
 
 
@@ -95,7 +110,7 @@ class Report:
 
     :param complete: false while it runs, and for good when it was interrupted or failed.
     :param pairs: how many were asked for.
-    :param ledger: medians by name, such as ``steps_ms``: where the time of our side goes.
+    :param ledger: medians by name, such as ``steps_ms``: where the time of the scenario `ledger_of` goes.
     :param guest_checks: what each engine's guest found when it compared all its pages at the end.
     """
 
@@ -109,10 +124,17 @@ class Report:
     ledger: dict[str, dict[str, float]] = field(default_factory=dict)
     guest_checks: dict[str, dict[str, int]] = field(default_factory=dict)
     complete: bool = False
+    ledger_of: str = "ours"
 
-    def of(self, engine: str) -> ScenarioResult:
-        """The result of one engine."""
-        return next(result for result in self.scenarios if result.engine == engine)
+    def of(self, key: str) -> ScenarioResult:
+        """The result of the scenario that the comparison calls so."""
+        return next(result for result in self.scenarios if result.key == key)
+
+    def whole_pairs(self, *keys: str) -> list[tuple[Sample, ...]]:
+        """The samples of these scenarios that were taken in the same round, round by round; none of half a round."""
+        by_pair = [{sample["pair"]: sample for sample in self.of(key).samples} for key in keys]
+        whole = sorted(set.intersection(*(set(samples) for samples in by_pair)))
+        return [tuple(samples[pair] for samples in by_pair) for pair in whole]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; a ratio says also whether its bar is met."""

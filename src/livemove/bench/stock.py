@@ -16,6 +16,7 @@ from typing import Any
 
 from livemove.base.errors import JourneyFailed, LivemoveError, QemuFailed, QemuGone
 from livemove.bench.report import Sample
+from livemove.bench.scenario import Scenario
 from livemove.bench.testbed import HOSTS, IDENTITIES, Testbed
 from livemove.hypervisor.command_line import QMP_SOCKET, Place, command_line
 from livemove.hypervisor.definition import parse_definition
@@ -96,11 +97,12 @@ class StockGuest:
     async def pid(self) -> int:
         return self._qemus[self.host].pid
 
-    async def move(self, destination: str) -> Sample:
+    async def move(self, destination: str, scenario: Scenario) -> Sample:
         source = self._qemus[self.host]
         arriving = await self._launch(destination, incoming=True)
-        address = str(self._bed.lab.spec.link_address(destination))
-        await self._configure(source, arriving, address)
+        (link,) = self._bed.comparison.links_of(scenario)
+        address = str(self._bed.lab.spec.link_address(destination, link))
+        await self._configure(source, arriving, address, scenario)
         moments = Moments()
         ends = [
             source.monitor.listen(lambda event: moments.hear("source", event)),
@@ -124,8 +126,7 @@ class StockGuest:
         self.host = destination
         return stock_sample(began_s, moments.at_s, counters)
 
-    async def _configure(self, source: Qemu, arriving: Qemu, address: str) -> None:
-        scenario = self._bed.scenario
+    async def _configure(self, source: Qemu, arriving: Qemu, address: str, scenario: Scenario) -> None:
         parameters: dict[str, Any] = {
             "multifd-channels": scenario.channels, "multifd-compression": scenario.compression,
         }  # fmt: skip

@@ -1,7 +1,8 @@
-"""Where a benchmark runs: a lab of two hosts with their agents, one link, and a guest for each engine.
+"""Where a benchmark runs: a lab of two hosts with their agents, the links of all scenarios, and a guest for each engine.
 
 Both guests live in the lab all the time, the one that is not measured paused, so that it takes no processor: booting and
-filling 400 MiB before every sample would take far longer than the sample, and samples should follow each other closely.
+filling hundreds of MiB before every sample would take far longer than the sample, and samples should follow each other
+closely.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from livemove.base.errors import JourneyFailed, LinkError, QemuGone, error_from_
 from livemove.base.units import MIB
 from livemove.bench.machine import Busyness, cpu_seconds_of
 from livemove.bench.report import Sample
-from livemove.bench.scenario import Scenario
+from livemove.bench.scenario import Comparison, Engine, Scenario
 from livemove.hypervisor.launch import cgroup2_mount
 from livemove.hypervisor.probe import QemuFacts, probe_qemu
 from livemove.hypervisor.process import remove_cgroup
@@ -58,7 +59,7 @@ class GuestIdentity:
     mac: str
 
 
-IDENTITIES = {
+IDENTITIES: dict[Engine, GuestIdentity] = {
     "stock": GuestIdentity("stock", "10.77.0.11", "52:54:00:00:be:01"),
     "ours": GuestIdentity("ours", "10.77.0.12", "52:54:00:00:be:02"),
 }
@@ -85,8 +86,8 @@ class MeasuredGuest(Protocol):
     async def pid(self) -> int:
         """The process id of its QEMU."""
 
-    async def move(self, destination: str) -> Sample:
-        """Move it, and what that took. Raises LivemoveError when it did not arrive running."""
+    async def move(self, destination: str, scenario: Scenario) -> Sample:
+        """Move it as a scenario of the testbed's comparison says, and what that took. Raises LivemoveError when it did not arrive running."""
 
     def consoles(self) -> list[Path]:
         """The files of its console."""
@@ -96,23 +97,24 @@ class MeasuredGuest(Protocol):
 
 
 class Testbed:
-    """The lab of one benchmark. Made by :func:`testbed`."""
+    """The lab of one comparison. Made by :func:`testbed`."""
 
     __test__ = False  # for pytest: the name says what it is, not that it is a test
 
-    def __init__(self, lab: Lab, scenario: Scenario, image: GuestImage, qemu: QemuFacts, clock: Clock) -> None:
+    def __init__(self, lab: Lab, comparison: Comparison, image: GuestImage, qemu: QemuFacts, clock: Clock) -> None:
         self.lab = lab
-        self.scenario = scenario
+        self.comparison = comparison
         self.image = image
         self.qemu = qemu
         self.clock = clock
 
     def definition(self, identity: GuestIdentity) -> str:
         """The guest in TOML: the same for both engines but for name and addresses."""
-        workload = self.scenario.guest.workload(f"{identity.address}/{self.lab.spec.guest_network.prefixlen}")
+        mix, populate = self.comparison.guest, self.comparison.populate
+        workload = mix.workload(f"{identity.address}/{self.lab.spec.guest_network.prefixlen}")
         return (
             f'name = "{identity.name}"\n\n'
-            f'[memory]\nsize = "{self.scenario.guest.memory_mib}MiB"\npopulate = {str(self.scenario.populate).lower()}\n\n'
+            f'[memory]\nsize = "{mix.memory_mib}MiB"\npopulate = {str(populate).lower()}\n\n'
             f'[boot]\nkernel = "{self.image.kernel}"\ninitrd = "{self.image.initrd}"\n'
             f'arguments = "{workload.kernel_arguments()}"\n\n'
             f'[[nic]]\nbridge = "{GUEST_BRIDGE}"\nmac = "{identity.mac}"\n'
@@ -160,19 +162,19 @@ class Testbed:
         A QEMU into which a guest has just moved never touched the guest's zero pages. Its own first move would find them one
         by one and spend more processor time on that than on everything else. Raises QemuGone when QEMU is not there.
         """
-        pid, size_bytes = await guest.pid(), self.scenario.guest.memory_mib * MIB
+        pid, size_bytes = await guest.pid(), self.comparison.guest.memory_mib * MIB
         path = _memory_of(pid, size_bytes)
         with path.open("r+b") as file, mmap.mmap(file.fileno(), size_bytes) as memory:
             for start in range(0, size_bytes, WARM_CHUNK_BYTES):
                 memory.madvise(_MADV_POPULATE_WRITE, start, min(WARM_CHUNK_BYTES, size_bytes - start))
                 await asyncio.sleep(0)
 
-    async def watched_move(self, guest: MeasuredGuest, destination: str) -> Sample:
+    async def watched_move(self, guest: MeasuredGuest, destination: str, scenario: Scenario) -> Sample:
         """Move the guest while a client talks to it; the sample tells also what the client saw."""
         async with ClientProbe(self.lab, guest.identity.address) as probe:
             await probe.answered(at_least=ANSWERS_BEFORE)
             start_s, busyness = self.clock.monotonic_s(), Busyness(self._own_cpu_s, self.clock)
-            sample = await guest.move(destination)
+            sample = await guest.move(destination, scenario)
             end_s, busy = self.clock.monotonic_s(), busyness.cores()
             await asyncio.sleep(AFTER_COPY_S)
         gap = probe.longest_gap(start_s, end_s)
@@ -205,22 +207,23 @@ class Testbed:
 
 
 @contextlib.asynccontextmanager
-async def testbed(name: str, scenario: Scenario, clock: Clock) -> AsyncIterator[Testbed]:
+async def testbed(name: str, comparison: Comparison, clock: Clock) -> AsyncIterator[Testbed]:
     """A lab called `name` with running agents; nothing of it is left afterwards, however the block ends.
 
     Raises Conflict when a lab of that name is up, MissingPrerequisite without root, QEMU or the guest's image.
     """
     namespaces.require_root()
     image = await asyncio.to_thread(ensure_image)
-    lab = Lab(LabSpec(name, HOSTS, (scenario.link_spec,)))
+    links = comparison.lab_links
+    lab = Lab(LabSpec(name, HOSTS, tuple(link.spec for link in links)))
     async with lab:
         try:
             settings = agents.settings_of(lab, HOSTS[0])
             # QEMU and accelerator as the agents have them
             qemu = await probe_qemu("qemu-system-x86_64", str(settings["accelerator"]))
-            trusted = [] if scenario.tls else [str(lab.spec.link_subnet(0))]
+            trusted = [str(lab.spec.link_subnet(index)) for index, link in enumerate(links) if not link.tls]
             await agents.start_agents(lab, settings={"trusted_networks": trusted})
-            yield Testbed(lab, scenario, image, qemu, clock)
+            yield Testbed(lab, comparison, image, qemu, clock)
         finally:
             # the agents would remove the control groups of their QEMUs, but the lab's end may reach them first
             groups = _cgroups_of(lab)

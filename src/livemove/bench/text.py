@@ -25,27 +25,23 @@ _ROWS = (
 
 
 def report_lines(report: Report) -> list[str]:
-    """The table of both sides, the ledger of ours, and one verdict for each bar."""
+    """The table of both sides or of all scenarios, the ledger, and one verdict for each bar."""
     host = report.host
-    ours, stock = report.of("ours"), report.of("stock")
     lines = [
         f"{report.name}: {report.question}",
         f"  machine:  {host.cpu_model}, {host.cores} cores, Linux {host.kernel}, load {host.load_1min:g} at the start",
         f"  programs: QEMU {host.qemu} ({host.accelerator}), Python {host.python}, livemove {host.livemove}",
-        f"  scenario: {ours.name.removeprefix('ours-')}",
-        f"  samples:  {len(ours.samples)} of ours, {len(stock.samples)} of stock"
-        + ("" if report.complete else f"; INCOMPLETE, {report.pairs} pairs were asked for"),
+        *(_two_sides(report) if {result.key for result in report.scenarios} == {"ours", "stock"} else _many(report)),
     ]
-    if ours.samples and stock.samples:
-        lines += ["", *_columns(_table(ours.samples, stock.samples))]
+    of = "" if report.ledger_of == "ours" else f" of '{report.ledger_of}'"
     for title, parts in (
-        ("Up to the first byte (medians, ms)", report.ledger.get("to_first_byte_ms", {})),
-        ("The journey's steps (medians, ms)", report.ledger.get("steps_ms", {})),
-        ("The blackout (medians, ms)", report.ledger.get("blackout_ms", {})),
+        (f"Up to the first byte{of} (medians, ms)", report.ledger.get("to_first_byte_ms", {})),
+        (f"The journey's steps{of} (medians, ms)", report.ledger.get("steps_ms", {})),
+        (f"The blackout{of} (medians, ms)", report.ledger.get("blackout_ms", {})),
     ):
         if parts:
             lines += ["", title, *_columns([[f"  {name}", f"{ms:.1f}"] for name, ms in parts.items()])]
-    others = [sample["others_cores"] for sample in [*ours.samples, *stock.samples]]
+    others = [sample["others_cores"] for result in report.scenarios for sample in result.samples]
     if others and median(others) > QUIET_CORES:
         lines += ["", f"Other programs took {median(others):.1f} cores meanwhile: repeat this on a quiet machine."]
     if report.ratios:
@@ -65,7 +61,49 @@ def verdict_line(name: str, ratio: Ratio) -> str:
         text += f", p = {ratio.p:.2g}"
     if ratio.bar is None:
         return text
-    return f"{text}; at most {ratio.bar:g}{unit}: {'met' if ratio.met else 'NOT MET'}"
+    return f"{text}; at {ratio.bar_at} {ratio.bar:g}{unit}: {'met' if ratio.met else 'NOT MET'}"
+
+
+def _two_sides(report: Report) -> list[str]:
+    ours, stock = report.of("ours"), report.of("stock")
+    lines = [
+        f"  scenario: {ours.name.removeprefix('ours-')}",
+        f"  samples:  {len(ours.samples)} of ours, {len(stock.samples)} of stock{_incomplete(report)}",
+    ]
+    if ours.samples and stock.samples:
+        lines += ["", *_columns(_table(ours.samples, stock.samples))]
+    return lines
+
+
+def _many(report: Report) -> list[str]:
+    """A row for each scenario that was measured; what their names have in common at the end is told once."""
+    names = [result.name.split("-") for result in report.scenarios]
+    alike = 0
+    while all(len(name) > alike + 1 and name[-alike - 1] == names[0][-alike - 1] for name in names):
+        alike += 1
+    lines = [
+        f"  all:      {'-'.join(names[0][len(names[0]) - alike :])}",
+        f"  samples:  {min(len(result.samples) for result in report.scenarios)} of each{_incomplete(report)}",
+    ]
+    rows = [["", "SCENARIO", "COPY (s)", "", "MBIT/S", "DOWNTIME (ms)", "CORES"]]
+    for result, name in zip(report.scenarios, names, strict=True):
+        if result.samples:
+            copy = median_interval([sample["copy_ms"] / 1e3 for sample in result.samples])
+            rate = median([sample["wire_bytes"] * 8e-3 / sample["copy_ms"] for sample in result.samples])
+            downtime, cores = (
+                median([sample[key] for sample in result.samples]) for key in ("downtime_ms", "busy_cores")
+            )
+            rows.append(
+                [
+                    result.key, "-".join(name[: len(name) - alike]), f"{copy.value:.2f}", f"[{copy.low:.2f} to {copy.high:.2f}]",
+                    f"{rate:.0f}", f"{downtime:.0f}", f"{cores:.2f}",
+                ]
+            )  # fmt: skip
+    return [*lines, "", *_columns(rows)] if len(rows) > 1 else lines
+
+
+def _incomplete(report: Report) -> str:
+    return "" if report.complete else f"; INCOMPLETE, {report.pairs} pairs were asked for"
 
 
 def _table(ours: Sequence[Sample], stock: Sequence[Sample]) -> list[list[str]]:
