@@ -10,6 +10,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -46,6 +47,7 @@ from livemove.base.errors import (
 from livemove.base.settings import HostSettings
 from livemove.base.units import GIB, MIB
 from livemove.migration.model import STEP_NAMES
+from livemove.policy.paths import HostNetworks, LinkFacts
 
 UUID = "6f1c2b1e-0000-4000-8000-000000000001"
 JOURNEY = "j-0001"
@@ -205,6 +207,9 @@ class FakeHost:
         self.listener.bind(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self.listener.getsockname()[1]}"
         self.cluster: dict[str, str] = {}
+        self.links: tuple[LinkFacts, ...] = ()
+        self.rules: list[dict[str, Any]] = []
+        self.serial = 2
         self.vms: dict[str, VmView] = {}
         self.script: list[JourneyView] = []
         self.after_cancel: list[JourneyView] = [cancelled_view()]
@@ -259,6 +264,12 @@ class FakeHost:
             outgoing=[self._played[0].vm] if self._played else [],
         )
 
+    def networks(self) -> dict[str, Any]:
+        incoming = self.settings["incoming"]
+        addresses = incoming.split(",") if isinstance(incoming, str) and incoming else incoming or []
+        own = HostNetworks(self.name, self.links, tuple(addresses))
+        return {"own": asdict(own), "authority": "A", "serial": self.serial, "rules": self.rules}
+
     async def answer(self, method: str, path: str, query: dict[str, str], body: Any) -> Any:
         """What the agent answers: a model, text, None (no content) or a LivemoveError raised."""
         match method, path.strip("/").split("/"):
@@ -277,6 +288,13 @@ class FakeHost:
                 return {"leftovers": removed}
             case "GET", ["cluster"]:
                 return {"authority": "A", "serial": 2, "hosts": self.cluster}
+            case "GET", ["networks"]:
+                return self.networks()
+            case "PUT", ["cluster", "networks"]:
+                if body["serial"] != self.serial:
+                    raise Conflict("The cluster's map was changed meanwhile.")
+                self.rules, self.serial = body["rules"], self.serial + 1
+                return self.networks()
             case "GET", ["vms"]:
                 return {"vms": list(self.vms.values())}
             case "POST", ["vms"]:
@@ -338,7 +356,7 @@ class FakeHost:
     def application(self) -> FastAPI:
         app = FastAPI()
 
-        @app.api_route("/{path:path}", methods=["GET", "POST", "PATCH", "DELETE"])
+        @app.api_route("/{path:path}", methods=["GET", "POST", "PATCH", "PUT", "DELETE"])
         async def any_route(path: str, request: Request) -> Response:
             raw = await request.body()
             body = await request.json() if raw else None

@@ -9,6 +9,7 @@ from livemove.base.errors import (
     AgentUnreachable,
     AlreadyMoving,
     BadQuantity,
+    BadSetting,
     DeadlinePassed,
     JourneyCancelled,
     JourneyFailed,
@@ -109,6 +110,7 @@ def test_options_arrive_with_their_units(cli: Cli, ready: FakeCluster) -> None:
         (["db1", "--to", "B", "--max-bandwidth", "8"], BadQuantity.exit_code),
         (["db1", "--to", "B", "--channels", "65"], 2),
         (["db1", "--to", "B", "--option", "rdma"], 2),
+        (["db1", "--to", "B", "--paths", "fast,fast"], BadSetting.exit_code),
         (["db1", "--to", "B", "--probe", "10.0.0.1:7", "--detach"], 2),
         (["db1", "--to", "B", "--probe", "10.0.0.1"], 16),
     ],
@@ -153,6 +155,17 @@ def test_dry_run(cli: Cli, ready: FakeCluster) -> None:
     assert body["dry_run"] is True
     assert ready["A"].asked("POST /journeys") == []
     assert cli("migrate", "db1", "--to", "B", "--dry-run", "--json").json["negotiated"]
+
+
+def test_plan_is_a_dry_run_with_the_same_options(cli: Cli, ready: FakeCluster) -> None:
+    words = ("db1", "--to", "B", "--paths", "10.1.0.0/24", "--downtime", "50ms")
+    planned, dry = cli("plan", *words), cli("migrate", *words, "--dry-run")
+    assert (planned.code, planned.out) == (0, dry.out)
+    first, second = ready["A"].asked("POST /plans")
+    assert (first["options"], first["dry_run"]) == (second["options"], True)
+    assert ready["A"].asked("POST /journeys") == []
+    assert cli("plan", *words, "--json").json["vm"] == "db1"
+    assert cli("plan", "db1", "--to", "B", "--paths", "one,two", "--json").code == BadSetting.exit_code
 
 
 def test_detach(cli: Cli, ready: FakeCluster) -> None:

@@ -15,11 +15,20 @@ from typing import Annotated
 import typer
 
 from livemove import __version__
-from livemove.cli import bench_verbs, certificate_verbs, cluster_verbs, host_verbs, journeys, lab_verbs, vm_verbs
+from livemove.cli import (
+    bench_verbs,
+    certificate_verbs,
+    cluster_verbs,
+    host_verbs,
+    journeys,
+    lab_verbs,
+    network_verbs,
+    vm_verbs,
+)
 from livemove.cli.agent_verb import agent
 from livemove.cli.demo_verb import demo
 from livemove.cli.gc_verb import gc
-from livemove.cli.migrate import migrate
+from livemove.cli.migrate import migrate, plan
 from livemove.cli.output import Usage, print_error
 from livemove.cli.resolve import resolve
 
@@ -63,6 +72,7 @@ def livemove(
 
 
 app.command("migrate")(migrate)
+app.command("plan")(plan)
 app.command("status")(journeys.status)
 app.command("cancel")(journeys.cancel)
 app.command("resolve")(resolve)
@@ -72,6 +82,7 @@ app.add_typer(vm_verbs.app, name="vm")
 app.add_typer(host_verbs.app, name="host")
 certificate_verbs.add_to(cluster_verbs.app)
 app.add_typer(cluster_verbs.app, name="cluster")
+app.add_typer(network_verbs.app, name="network")
 app.command("gc")(gc)
 app.command("agent")(agent)
 app.add_typer(lab_verbs.app, name="lab")

@@ -1,18 +1,29 @@
-"""``livemove migrate``: find the VM, ask the destination for its grant, start the journey at the source, watch it."""
+"""``livemove migrate`` and ``plan``: find the VM, ask the destination for its grant, start the journey at the source, watch it."""
 
 from __future__ import annotations
 
 import contextlib
-import enum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from livemove.base.clock import SystemClock, boot_id
-from livemove.base.errors import BadQuantity, JourneyFailed, NotRunning, SameHost, by_code
+from livemove.base.errors import JourneyFailed, NotRunning, SameHost, by_code
+from livemove.cli.journey_options import (
+    Channels,
+    Deadline,
+    Downtime,
+    MaxBandwidth,
+    Option,
+    Paths,
+    Throttle,
+    To,
+    Verify,
+    parse_options,
+)
 from livemove.cli.output import Usage, on_terminal, print_json, say, warn
 from livemove.cli.process_start import process_start_s
-from livemove.cli.verb import AsJson, OnHost, VmName, complete_hosts, verb
+from livemove.cli.verb import AsJson, OnHost, VmName, verb
 
 if TYPE_CHECKING:
     from livemove.api.client import AgentClient
@@ -24,62 +35,18 @@ LEFT_EXIT_CODE = 130
 """The journey had not ended when the user left it, as after any Ctrl-C."""
 
 
-class PerformanceOption(enum.StrEnum):
-    """The presets of the design; those that are not there yet are not offered."""
-
-    AUTO = "auto"
-    TCP = "tcp"
-    COMPRESSION = "compression"
-    MULTICHANNEL = "multichannel"
-
-
-class Verification(enum.StrEnum):
-    """How much is compared."""
-
-    FULL = "full"
-    SAMPLE = "sample"
-    OFF = "off"
-
-
 @verb
 async def migrate(
     vm: VmName,
-    to: Annotated[str, typer.Option("--to", metavar="HOST", help="The destination.", autocompletion=complete_hosts)],
-    option: Annotated[
-        PerformanceOption | None,
-        typer.Option(
-            "--option",
-            metavar="auto|tcp|compression|multichannel",
-            help="Performance option; else the source's setting.",
-        ),
-    ] = None,
-    paths: Annotated[
-        str | None,
-        typer.Option(
-            "--paths",
-            metavar="one|all|LIST",
-            help="Networks to use: one, all allowed, or subnets and names with commas.",
-        ),
-    ] = None,
-    downtime: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Longest downtime allowed, such as 300ms.")
-    ] = None,
-    deadline: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Give up after this long, such as 10m; the VM then runs on.")
-    ] = None,
-    throttle: Annotated[bool, typer.Option("--throttle", help="Allow slowing the guest down.")] = False,
-    channels: Annotated[
-        int | None, typer.Option(metavar="N", min=0, max=64, help="Connections; 0: from link speed and cores.")
-    ] = None,
-    max_bandwidth: Annotated[
-        str | None, typer.Option(metavar="RATE", help="Highest rate, such as 8Gbit or 1000MB (per second).")
-    ] = None,
-    verify: Annotated[
-        Verification | None,
-        typer.Option(
-            "--verify", metavar="full|sample|off", help="Compare the memory on both hosts before the VM runs there."
-        ),
-    ] = None,
+    to: To,
+    option: Option = None,
+    paths: Paths = None,
+    downtime: Downtime = None,
+    deadline: Deadline = None,
+    throttle: Throttle = False,
+    channels: Channels = None,
+    max_bandwidth: MaxBandwidth = None,
+    verify: Verify = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, change nothing, print the plan.")
     ] = False,
@@ -98,7 +65,7 @@ async def migrate(
     """
     from livemove.cli.session import open_session
 
-    options = _options(option, paths, downtime, deadline, throttle, channels, max_bandwidth, verify)
+    options = parse_options(option, paths, downtime, deadline, throttle, channels, max_bandwidth, verify)
     if probe is not None:
         if dry_run or detach:
             raise Usage("--probe needs a journey to watch.", remedy="Leave out --dry-run and --detach.")
@@ -108,13 +75,7 @@ async def migrate(
     async with open_session() as session:
         source, body = await _prepare(session, vm, to, host, options, dry_run=dry_run)
         if dry_run:
-            plan = await source.plan_journey(body)
-            if as_json:
-                print_json(plan)
-            else:
-                from livemove.cli.report_text import plan_lines
-
-                say("\n".join(plan_lines(plan)))
+            await _tell_plan(source, body, as_json=as_json)
         elif detach:
             view = await source.start_journey(body)
             if as_json:
@@ -126,35 +87,41 @@ async def migrate(
             await _watch(source, body, probe, as_json=as_json)
 
 
-def _options(
-    option: PerformanceOption | None,
-    paths: str | None,
-    downtime: str | None,
-    deadline: str | None,
-    throttle: bool,
-    channels: int | None,
-    max_bandwidth: str | None,
-    verify: Verification | None,
-) -> JourneyOptions:
-    from pydantic import ValidationError
+@verb
+async def plan(
+    vm: VmName,
+    to: To,
+    option: Option = None,
+    paths: Paths = None,
+    downtime: Downtime = None,
+    deadline: Deadline = None,
+    throttle: Throttle = False,
+    channels: Channels = None,
+    max_bandwidth: MaxBandwidth = None,
+    verify: Verify = None,
+    host: OnHost = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check everything for a migration and change nothing: what would be done, over which paths, and why not others.
 
-    from livemove.api.models import JourneyOptions
-    from livemove.base.settings import describe_validation
-    from livemove.base.units import parse_duration, parse_rate
+    The same as 'livemove migrate --dry-run'.
+    """
+    from livemove.cli.session import open_session
 
-    try:
-        return JourneyOptions(
-            option=option.value if option is not None else None,
-            paths=paths,
-            downtime_s=parse_duration(downtime) if downtime is not None else None,
-            deadline_s=parse_duration(deadline) if deadline is not None else None,
-            throttle=throttle,
-            channels=channels,
-            max_bandwidth_bytes_per_s=parse_rate(max_bandwidth) if max_bandwidth is not None else None,
-            verify=verify.value if verify is not None else None,
-        )
-    except ValidationError as error:
-        raise BadQuantity(describe_validation(error), remedy="'livemove migrate --help' gives examples.") from error
+    options = parse_options(option, paths, downtime, deadline, throttle, channels, max_bandwidth, verify)
+    async with open_session() as session:
+        source, body = await _prepare(session, vm, to, host, options, dry_run=True)
+        await _tell_plan(source, body, as_json=as_json)
+
+
+async def _tell_plan(source: AgentClient, body: AskJourney, *, as_json: bool) -> None:
+    found = await source.plan_journey(body)
+    if as_json:
+        print_json(found)
+    else:
+        from livemove.cli.report_text import plan_lines
+
+        say("\n".join(plan_lines(found)))
 
 
 async def _prepare(

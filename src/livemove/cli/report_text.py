@@ -5,6 +5,7 @@ from __future__ import annotations
 from livemove.api.models import NegotiatedRow, PlanView, ReportView, VerificationView
 from livemove.base.units import format_duration, format_rate, format_size
 from livemove.cli.output import columns
+from livemove.cli.path_text import plan_path_lines, report_path_lines
 
 _VERIFY = {
     "off": "off",
@@ -20,6 +21,7 @@ def report_lines(report: ReportView) -> list[str]:
         lines += [f"  reason: {report.reason}"] if report.reason else []
         lines += [f"  remedy: {report.remedy}"] if report.remedy else []
     lines += ["", *_steps(report), "", *_numbers(report)]
+    lines += report_path_lines(report.paths, report.paths_left_out)
     if report.verification is not None:
         lines += ["", *verification_lines(report.verification)]
     unused = [row for row in report.negotiated if not row.used]
@@ -97,6 +99,7 @@ def plan_lines(plan: PlanView) -> list[str]:
     }
     lines = [f"{plan.vm} would move from {plan.source} to {plan.destination}; nothing was changed."]
     lines += [f"  {line}" for line in columns([[f"{name}:", value] for name, value in rows.items()])]
+    lines += plan_path_lines(plan.paths, plan.paths_left_out)
     if plan.negotiated:
         lines += ["", *negotiated_lines(plan.negotiated)]
     if plan.notes:

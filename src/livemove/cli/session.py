@@ -81,6 +81,11 @@ class Session:
         """The cluster's hosts by name."""
         return sorted(self._hosts)
 
+    @property
+    def authority(self) -> str:
+        """The host that holds the cluster's authority."""
+        return self._cluster.authority
+
     def address_of(self, host: str) -> str:
         """``IP:PORT`` of the host's agent. Raises UnknownHost."""
         address = self._hosts.get(host)

@@ -83,6 +83,11 @@ def subnet_of(address: str) -> str:
     return str(ipaddress.ip_interface(address).network)
 
 
+def sort_subnets(subnets: Iterable[str]) -> list[str]:
+    """In the order of their numbers, IPv4 first."""
+    return sorted(subnets, key=lambda subnet: _order_of(ipaddress.ip_network(subnet)))
+
+
 def rule_for(subnet: str, rules: Sequence[NetworkRule]) -> NetworkRule | None:
     """The rule that counts for a subnet: that of the smallest subnet that contains it."""
     return _rule_for(ipaddress.ip_network(subnet), rules)
