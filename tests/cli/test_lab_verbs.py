@@ -6,7 +6,7 @@ import pytest
 
 from livemove.base.errors import BadDefinition, BadQuantity, Conflict
 from livemove.cli.lab_verbs import link_text
-from livemove.lab.topology import parse_link
+from livemove.lab.link_spec import parse_link
 
 from .conftest import Cli
 
@@ -19,6 +19,11 @@ NAME = "clitest"
         ("unshaped", "unshaped, MTU 1500 B"),
         ("1Gbit", "1 Gbit/s, queue 2.4 MiB, MTU 1500 B"),
         ("250Mbit,queue=512KiB,mtu=9000,offloads=off", "250 Mbit/s, queue 512.0 KiB, MTU 9000 B, no offloads"),
+        ("unshaped,switched,mtu=9000/1500", "unshaped, MTU 9000/1500 B, no offloads, switched"),
+        (
+            "unshaped,switched,switch-mtu=1500,subnet=0",
+            "unshaped, MTU 1500 B, no offloads, switched, MTU of the switch 1500 B, in the subnet of link0",
+        ),
     ],
 )
 def test_links_in_words(text: str, said: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from livemove.base.errors import AgentUnreachable, BadSetting, Conflict
+from livemove.base.errors import AgentUnreachable, BadDefinition, BadSetting, Conflict
 from livemove.base.settings import load_settings
 from livemove.lab import agents, faults
 from livemove.lab.lab import Lab
@@ -72,4 +72,17 @@ async def test_wrong_settings_start_nothing(lab_name: str) -> None:
     async with Lab(parse_lab(lab_name)) as lab:
         with pytest.raises(BadSetting, match="simultaneous"):
             await agents.start_agents(lab, command=COMMAND, settings={"simultaneous": 0})
+        with pytest.raises(BadDefinition, match="'C'"):
+            await agents.start_agents(lab, command=COMMAND, host_settings={"C": {"simultaneous": 3}})
         assert lab.processes() == []
+
+
+async def test_an_agent_is_told_what_its_shaped_nics_carry_and_what_is_its_alone(lab_name: str) -> None:
+    async with Lab(parse_lab(lab_name, links=["1Gbit", "unshaped", "250Mbit,switched"])) as lab:
+        await agents.start_agents(
+            lab, command=COMMAND, settings={"simultaneous": 4}, host_settings={"B": {"simultaneous": 5, "paths": "all"}}
+        )
+        found = {host: load_settings(agents.config_path(lab, host)) for host in lab.spec.hosts}
+        assert found["A"].speeds_bytes_per_s == {"link0-A": 125_000_000, "link2-A": 31_250_000}
+        assert found["B"].speeds_bytes_per_s == {"link0-B": 125_000_000, "link2-B": 31_250_000}
+        assert [(found[host].simultaneous, found[host].paths) for host in "AB"] == [(4, "one"), (5, "all")]

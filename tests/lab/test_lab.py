@@ -316,7 +316,12 @@ def test_the_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert registry.read() is None
     assert registry.processes() == []
     registry.directory.mkdir()
-    spec = parse_lab("x", "A,B,C", ["1Gbit,queue=5ms", "unshaped,offloads=off"], "192.168.7.0/24")
+    spec = parse_lab(
+        "x",
+        "A,B,C",
+        ["1Gbit,queue=5ms", "unshaped,offloads=off", "1Gbit,mtu=1500/9000/1500,subnet=0"],
+        "192.168.7.0/24",
+    )
     for phase in Phase:
         registry.write(Record(spec, phase))
         assert registry.read() == Record(spec, phase)

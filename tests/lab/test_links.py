@@ -8,8 +8,9 @@ import pytest
 
 from livemove.lab import faults, links, namespaces, processes
 from livemove.lab.lab import Lab
+from livemove.lab.link_spec import LinkSpec, parse_link
 from livemove.lab.namespaces import socket_in
-from livemove.lab.topology import LabSpec, LinkSpec, parse_lab, parse_link
+from livemove.lab.topology import LabSpec, parse_lab
 
 GUEST_MAC = "52:54:00:00:00:01"
 
@@ -77,10 +78,19 @@ async def wait_for_port(lab: Lab, member: str, address: str) -> None:
             await asyncio.sleep(0.05)
 
 
+def test_the_hosts_nics_of_a_switched_link_are_left_alone() -> None:
+    spec = parse_lab(links=["1Gbit,switched", "unshaped,switched"])
+    shaped = {member: [line.split()[3] for line in lines] for member, lines in links.shaping(spec).items()}
+    assert shaped == {"switch": ["s0-A", "u0-A", "s0-B", "u0-B"]}
+    led = [line for line in links.filtering(spec).splitlines() if "fwd to" in line]
+    assert [line.split()[-1] for line in led] == ['"u0-A"', '"u0-B"']
+    assert links.filtering(parse_lab(links=["1Gbit"])) == ""
+
+
 @pytest.mark.qemu
 @pytest.mark.parametrize("hosts", ["A,B", "A,B,C"])
 async def test_every_host_reaches_every_other_over_every_network(lab_name: str, hosts: str) -> None:
-    spec = parse_lab(lab_name, hosts, ["1Gbit", "unshaped,mtu=9000,offloads=off"])
+    spec = parse_lab(lab_name, hosts, ["1Gbit", "unshaped,mtu=9000,offloads=off", "1Gbit,switched"])
     async with Lab(spec) as lab:
         for host in spec.hosts:
             log = lab.directory(host) / "log" / "answer.log"
@@ -90,11 +100,11 @@ async def test_every_host_reaches_every_other_over_every_network(lab_name: str, 
         for host in spec.hosts:
             pairs = []
             for other in (name for name in spec.hosts if name != host):
-                pairs += [(spec.link_address(host, index), spec.link_address(other, index)) for index in range(2)]
+                pairs += [(spec.link_address(host, index), spec.link_address(other, index)) for index in range(3)]
                 pairs += [(spec.control_address(host), spec.control_address(other))]
             argument = json.dumps([[str(address) for address in pair] for pair in pairs])
             done = await lab.run_in(host, [sys.executable, "-c", REACH, argument], timeout_s=60)
-            expected = [other for other in spec.hosts if other != host for _ in range(3)]
+            expected = [other for other in spec.hosts if other != host for _ in range(4)]
             assert json.loads(done.stdout) == expected, done.stderr
 
 
@@ -211,9 +221,11 @@ async def mean_packet_bytes(lab: Lab, index: int) -> float:
 
 
 @pytest.mark.qemu
-@pytest.mark.parametrize("hosts", ["A,B", "A,B,C"])
-async def test_a_shaped_link_carries_its_rate_in_both_directions(lab_name: str, hosts: str) -> None:
-    async with Lab(parse_lab(lab_name, hosts, ["200Mbit"])) as lab:
+@pytest.mark.parametrize(
+    ("hosts", "link"), [("A,B", "200Mbit"), ("A,B,C", "200Mbit"), ("A,B", "200Mbit,switched,mtu=9000")]
+)
+async def test_a_shaped_link_carries_its_rate_in_both_directions(lab_name: str, hosts: str, link: str) -> None:
+    async with Lab(parse_lab(lab_name, hosts, [link])) as lab:
         for host in ("A", "B"):
             lab.start_process(host, [sys.executable, "-c", SINK], log=lab.directory(host) / "log/sink.log")
             await wait_for_port(lab, host, "127.0.0.1")

@@ -1,74 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import IPv4Network
 
 import pytest
 
-from livemove.base.errors import BadDefinition, BadQuantity
-from livemove.lab.topology import (
-    SWITCH,
-    LabSpec,
-    LinkSpec,
-    is_namespace_of,
-    parse_hosts,
-    parse_lab,
-    parse_link,
-)
+from livemove.base.errors import BadDefinition
+from livemove.lab.link_spec import LinkSpec
+from livemove.lab.topology import SWITCH, LabSpec, is_namespace_of, parse_hosts, parse_lab
 
-
-@pytest.mark.parametrize(
-    ("text", "link"),
-    [
-        ("1Gbit", LinkSpec(125_000_000)),
-        ("1Gbit,mtu=9000", LinkSpec(125_000_000, mtu=9000)),
-        ("250Mbit,queue=5ms", LinkSpec(31_250_000, queue_bytes=156_250)),
-        ("250Mbit, queue=512KiB ,offloads=off", LinkSpec(31_250_000, queue_bytes=524_288, offloads=False)),
-        ("100MB/s", LinkSpec(100_000_000)),
-        ("unshaped", LinkSpec()),
-        ("unshaped,mtu=1400", LinkSpec(mtu=1400)),
-    ],
-)
-def test_links_are_read_as_people_write_them(text: str, link: LinkSpec) -> None:
-    assert parse_link(text) == link
-
-
-@pytest.mark.parametrize(
-    ("text", "error", "named"),
-    [
-        ("", BadDefinition, "begin with a rate"),
-        ("mtu=9000", BadDefinition, "begin with a rate"),
-        ("1Gbit,speed=3", BadDefinition, "speed=3"),
-        ("1Gbit,mtu=9000,mtu=1500", BadDefinition, "mtu=1500"),
-        ("1Gbit,mtu", BadDefinition, "mtu"),
-        ("1Gbit,offloads=maybe", BadDefinition, "maybe"),
-        ("unshaped,queue=5ms", BadDefinition, "no queue"),
-        ("1Gbit,queue=", BadQuantity, ""),
-        ("1000", BadQuantity, "1000"),
-        ("0Gbit", BadQuantity, "0Gbit"),
-        ("1bit", BadQuantity, "1bit"),
-        ("1Gbit,mtu=1e3", BadQuantity, "1e3"),
-        ("1Gbit,mtu=100", BadQuantity, "100"),
-        ("1Gbit,mtu=70000", BadQuantity, "70000"),
-        ("1Gbit,queue=5", BadQuantity, "5"),
-        ("10Gbit,queue=10s", BadQuantity, "4 GiB"),
-        ("900Gbit", BadQuantity, "400Gbit"),
-    ],
-)
-def test_a_link_that_cannot_be_is_refused_with_a_sentence_that_names_it(
-    text: str, error: type[BadDefinition | BadQuantity], named: str
-) -> None:
-    with pytest.raises(error) as caught:
-        parse_link(text)
-    assert named in caught.value.message
-    assert caught.value.message.endswith(".")
-
-
-def test_burst_and_limit_let_a_gso_packet_through_at_any_rate() -> None:
-    slow, fast = parse_link("1Mbit"), parse_link("10Gbit,queue=1ms")
-    assert slow.burst_bytes == 65536
-    assert slow.limit_bytes == 65536 + 2500
-    assert fast.burst_bytes == 2_500_000
-    assert fast.limit_bytes == 2_500_000 + 1_250_000
+SWITCHED = LinkSpec(switched=True)
 
 
 @pytest.mark.parametrize(
@@ -90,6 +31,18 @@ def test_burst_and_limit_let_a_gso_packet_through_at_any_rate() -> None:
         ({"hosts": ("switch", "B")}, "switch"),
         ({"links": ()}, "not 0"),
         ({"links": (LinkSpec(),) * 17}, "not 17"),
+        ({"links": (LinkSpec(mtu=9000, host_mtus=(9000, 1500, 1500)),)}, "3 MTUs for 2 hosts"),
+        ({"links": (LinkSpec(switch_mtu=1500, offloads=False),)}, "no switch"),
+        ({"links": (SWITCHED, replace(SWITCHED, subnet=1))}, "subnet of link 1"),
+        ({"links": (SWITCHED, replace(SWITCHED, subnet=2))}, "subnet of link 2"),
+        ({"links": (SWITCHED, replace(SWITCHED, subnet=0), replace(SWITCHED, subnet=1))}, "subnet of link 1"),
+        ({"links": (LinkSpec(), replace(SWITCHED, subnet=0))}, "need a switch"),
+        ({"links": (SWITCHED, LinkSpec(subnet=0))}, "need a switch"),
+        (
+            {"links": (SWITCHED, LinkSpec(switched=True, subnet=0, switch_mtu=1500, offloads=False))},
+            "which has one MTU",
+        ),
+        ({"links": (SWITCHED, *[replace(SWITCHED, subnet=0)] * 3)}, "no room for link 3"),
         ({"guest_network": IPv4Network("10.77.0.0/30")}, "no room"),
         ({"guest_network": IPv4Network("10.79.0.0/16")}, "10.79.0.0/24"),
         ({"guest_network": IPv4Network("10.80.0.0/24")}, "10.80.0.0/24"),
@@ -118,6 +71,37 @@ def test_two_hosts_share_a_cable_and_more_share_a_switch() -> None:
     assert {cable.far.member for cable in link1.cables} == {SWITCH}
     assert {cable.far.bridge for cable in link1.cables} == {"link1"}
     assert link1.opposite_of("C").interface == "s1-C"
+
+
+def test_a_switched_link_has_a_switch_also_between_two_hosts_and_is_shaped_nowhere_else() -> None:
+    spec = parse_lab(links=["1Gbit", "1Gbit,switched"])
+    assert spec.network(0).direct and not spec.network(1).direct
+    assert [cable.shaped for cable in spec.network(0).cables] == [(("A", "link0-A"), ("B", "link0-B"))]
+    assert [cable.shaped for cable in spec.network(1).cables] == [
+        ((SWITCH, "s1-A"), (SWITCH, "u1-A")),
+        ((SWITCH, "s1-B"), (SWITCH, "u1-B")),
+    ]
+    assert spec.network(1).cables_of("B") == spec.network(1).cables[1:]
+    assert spec.network(0).cables_of("B") == spec.network(0).cables_of(None) == spec.network(0).cables
+    with pytest.raises(BadDefinition):
+        spec.network(1).cables_of(SWITCH)
+
+
+def test_second_nics_in_a_subnet_are_on_its_bridge_with_addresses_and_metrics_of_their_own() -> None:
+    spec = parse_lab(hosts="A,B,C", links=["1Gbit", "1Gbit", "1Gbit,subnet=0", "unshaped,subnet=0"])
+    assert [str(spec.link_address("B", index)) for index in range(4)] == [
+        "10.80.0.2", "10.81.0.2", "10.80.0.102", "10.80.0.202",
+    ]  # fmt: skip
+    assert {cable.far.bridge for cable in spec.network(3).cables} == {"link0"}
+    assert [network.own_bridge for network in spec.link_networks] == ["link0", "link1", None, None]
+    assert [spec.network(index).end_of("C").metric for index in range(4)] == [0, 0, 1, 2]
+    assert spec.network(2).subnet == spec.network(0).subnet
+
+
+def test_every_host_has_its_mtu_and_the_switch_passes_all() -> None:
+    spec = parse_lab(links=["unshaped,mtu=9000/1500", "unshaped,mtu=1500/9000,switched"])
+    assert [end.mtu for end in spec.network(0).ends] == [9000, 1500]
+    assert [end.mtu for end in spec.network(1).ends] == [1500, 65535, 9000, 65535]
 
 
 def test_addresses_follow_from_the_places_of_host_and_link() -> None:

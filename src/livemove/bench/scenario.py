@@ -12,8 +12,8 @@ from itertools import groupby
 from typing import Literal
 
 from livemove.base.errors import BadSetting
+from livemove.lab.link_spec import LinkSpec, parse_link
 from livemove.lab.reference import Workload
-from livemove.lab.topology import LinkSpec, parse_link
 
 Engine = Literal["stock", "ours"]
 

@@ -13,9 +13,15 @@ from livemove.cli.verb import AsJson, group, verb
 
 if TYPE_CHECKING:
     from livemove.lab.lab import LabStatus
-    from livemove.lab.topology import LinkSpec
+    from livemove.lab.link_spec import LinkSpec
 
 app = group("A lab: several hosts on this one machine (needs root).")
+
+LINK_HELP = (
+    "A link between all hosts, such as 1Gbit, unshaped or 250Mbit,queue=5ms; may be repeated. Options: queue=TIME|SIZE; "
+    "mtu=BYTES, or mtu=9000/1500 host by host; offloads=off; switched (all shaping is in a switch, not on the hosts' NICs); "
+    "switch-mtu=BYTES (what is larger vanishes in the switch); subnet=0 (second NICs in the subnet of link 0)."
+)
 
 LabName = Annotated[str, typer.Option("--name", metavar="NAME", help="Labs of different names live side by side.")]
 
@@ -26,7 +32,7 @@ async def up(
     hosts: Annotated[str, typer.Option(metavar="A,B,...", help="Names of the hosts.")] = "A,B",
     links: Annotated[
         list[str] | None,
-        typer.Option("--link", metavar="RATE[,mtu=N][,queue=5ms]", help="A link between all hosts; may be repeated."),
+        typer.Option("--link", metavar="RATE[,OPTION...]", help=LINK_HELP),
     ] = None,
     guest_network: Annotated[str, typer.Option(metavar="CIDR", help="Network of the guests.")] = "",
     agents: Annotated[bool, typer.Option("--agents/--no-agents", help="Start an agent in every host.")] = True,
@@ -115,9 +121,15 @@ def link_text(spec: LinkSpec) -> str:
     parts = [format_rate(spec.rate_bytes_per_s) if spec.rate_bytes_per_s is not None else "unshaped"]
     if spec.rate_bytes_per_s is not None:
         parts.append(f"queue {format_size(spec.limit_bytes - spec.burst_bytes)}")
-    parts.append(f"MTU {spec.mtu} B")
+    parts.append(f"MTU {'/'.join(map(str, spec.host_mtus)) or spec.mtu} B")
     if not spec.offloads:
         parts.append("no offloads")
+    if spec.switched:
+        parts.append("switched")
+    if spec.switch_mtu is not None:
+        parts.append(f"MTU of the switch {spec.switch_mtu} B")
+    if spec.subnet is not None:
+        parts.append(f"in the subnet of link{spec.subnet}")
     return ", ".join(parts)
 
 

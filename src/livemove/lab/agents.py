@@ -51,9 +51,19 @@ def settings_of(lab: Lab, host: str, changes: Mapping[str, Setting] | None = Non
         "state_dir": str(directory / "state"),
         "run_dir": str(directory / "run"),
         "migration_address": str(lab.spec.link_address(host, 0)),
+        "nic_speeds": nic_speeds(lab, host),
         "accelerator": "tcg",
         **(changes or {}),
     }
+
+
+def nic_speeds(lab: Lab, host: str) -> list[str]:
+    """What the host's NICs on shaped links carry, as the setting of that name says it: the NICs themselves do not know."""
+    return [
+        f"{network.end_of(host).interface}={network.spec.rate_bytes_per_s}B"
+        for network in lab.spec.link_networks
+        if network.spec.rate_bytes_per_s is not None
+    ]
 
 
 def config_path(lab: Lab, host: str) -> Path:
@@ -64,22 +74,27 @@ async def start_agents(
     lab: Lab,
     *,
     settings: Mapping[str, Setting] | None = None,
+    host_settings: Mapping[str, Mapping[str, Setting]] | None = None,
     command: Sequence[str] = (sys.executable, "-m", "livemove", "agent"),
     timeout_s: float = 30.0,
 ) -> dict[str, int]:
     """Start the agent of every host; returns their pids when all listen.
 
-    `settings` are the same for all hosts, beside what the lab sets itself. Raises BadSetting for wrong ones, Conflict
-    when a host's agent runs already (nothing is started then), AgentUnreachable when one ends or does not listen in
+    `settings` are the same for all hosts, beside what the lab sets itself; `host_settings`, by host, win over them.
+    Raises BadSetting for wrong ones, BadDefinition for those of a host that is not there, Conflict when a host's agent
+    runs already (nothing is started then), AgentUnreachable when one ends or does not listen in
     time, with the end of its log; the others run on.
     """
+    for host in host_settings or {}:
+        lab.spec.control_address(host)
     for host in lab.spec.hosts:
         if lab.processes(host, LABEL):
             raise Conflict(
                 f"The agent of host '{host}' runs already.", remedy="'livemove lab status' lists the agents."
             )
     for host in lab.spec.hosts:
-        text = tomlkit.dumps(settings_of(lab, host, settings))
+        changes = {**(settings or {}), **(host_settings or {}).get(host, {})}
+        text = tomlkit.dumps(settings_of(lab, host, changes))
         parse_settings(text, origin=f"the settings of host '{host}'")
         config_path(lab, host).write_text(text)
     await prepare_identity(lab)

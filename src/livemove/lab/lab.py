@@ -22,9 +22,10 @@ from typing import Any, Self
 from livemove.base.errors import Conflict
 from livemove.base.tasks import spawn
 from livemove.lab import links, namespaces, processes
+from livemove.lab.link_spec import LinkSpec
 from livemove.lab.namespaces import NamespaceId, Tools
 from livemove.lab.registry import RUN_ROOT, Phase, Process, Record, Registry, mounts_below
-from livemove.lab.topology import LabSpec, LinkSpec
+from livemove.lab.topology import LabSpec
 
 # Making a lab takes about a tenth of a second, ending its processes up to some seconds.
 _UP_WAIT_S = 15.0

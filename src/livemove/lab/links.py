@@ -1,11 +1,13 @@
-"""Cables, bridges and shaping, in five passes over all namespaces at once: make, connect, shape, trim, wait.
+"""Cables, bridges and shaping, in six passes over all namespaces at once: make, connect, shape, filter, trim, wait.
 
-1. make: bridges and veth pairs.
+1. make: bridges, veth pairs, and the uplinks of `switched` links.
 2. connect: ports, MTUs, addresses, routes.
-3. shape: tbf on both ends of every cable that has a rate; behind a switch a packet so passes the sender's NIC and the
-   receiver's port, as in a real network.
-4. trim: offloads off where a link says so.
-5. wait: until every cable carries packets.
+3. shape: tbf where the link's rate is made. That is both ends of every cable; behind a switch a packet so passes the
+   sender's NIC and the receiver's port, as in a real network. On a `switched` link it is the receiver's port and, in place
+   of the sender's NIC, the uplink.
+4. filter: what the hosts send is led through the uplinks, and packets vanish that are too large for the switch.
+5. trim: offloads off where a link says so.
+6. wait: until every cable carries packets.
 """
 
 from __future__ import annotations
@@ -13,13 +15,18 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any
 
 from livemove.base.errors import MissingPrerequisite
+from livemove.lab import ingress
+from livemove.lab.link_spec import DEFAULT_MTU, MAX_MTU, LinkSpec
 from livemove.lab.namespaces import Tools, offloads_off, together
-from livemove.lab.topology import GUEST_BRIDGE, SWITCH, End, LabSpec, LinkSpec, Network
+from livemove.lab.topology import GUEST_BRIDGE, SWITCH, Cable, End, LabSpec, Network
 
+#: What the switch itself does with packets; faults have a table of their own.
+TABLE = "livemove_switch"
+_UPLINK = "uplink"
 _POLL_S = 0.02
 
 
@@ -29,23 +36,27 @@ async def make(tools: Tools, spec: LabSpec) -> None:
     for host in spec.hosts:
         made[host] += _bridge(GUEST_BRIDGE)
     for network in spec.networks:
-        if not network.direct:
-            made[SWITCH] += _bridge(network.cables[0].far.bridge or network.name, network.spec.mtu)
+        if network.own_bridge is not None:
+            # the switch's ports, not the bridge, decide what passes
+            made[SWITCH] += _bridge(network.own_bridge, MAX_MTU)
         for cable in network.cables:
-            near, far, mtu = cable.near, cable.far, network.spec.mtu
+            near, far = cable.near, cable.far
             made[near.member].append(
-                f"link add {near.interface} mtu {mtu} type veth "
-                f"peer name {far.interface} mtu {mtu} netns {spec.namespace(far.member)}"
+                f"link add {near.interface} mtu {near.mtu} type veth "
+                f"peer name {far.interface} mtu {far.mtu} netns {spec.namespace(far.member)}"
             )
+            if cable.uplink is not None:
+                made[SWITCH] += [f"link add {cable.uplink} type ifb", f"link set {cable.uplink} up"]
             for end in cable.ends:
                 connected[end.member] += connection(end, network)
     await _everywhere(spec, made, tools.ip)
     await _everywhere(spec, connected, tools.ip)
     await _everywhere(spec, shaped, tools.tc)
+    if rules := filtering(spec):
+        await tools.nft(spec.namespace(SWITCH), rules)
     for network in spec.networks:
         if not network.spec.offloads:
-            for end in (end for cable in network.cables for end in cable.ends):
-                offloads_off(spec.namespace(end.member), [end.interface])
+            trim(spec, network)
     await wait_ready(tools, spec, spec.networks)
 
 
@@ -55,7 +66,11 @@ async def wait_ready(tools: Tools, spec: LabSpec, networks: Iterable[Network], *
     The kernel acts on a carrier up to a second after it came, and drops what is sent before. Raises
     MissingPrerequisite naming the interfaces that do not come up.
     """
-    ends = [end for network in networks for cable in network.cables for end in cable.ends]
+    await wait_ends(tools, spec, [end for network in networks for end in network.ends], timeout_s=timeout_s)
+
+
+async def wait_ends(tools: Tools, spec: LabSpec, ends: Sequence[End], *, timeout_s: float = 10.0) -> None:
+    """:func:`wait_ready` for some ends."""
     waiting: dict[str, list[End]] = {}
     try:
         async with asyncio.timeout(timeout_s):
@@ -81,10 +96,11 @@ def _is_ready(link: Mapping[str, Any]) -> bool:
 
 
 def connection(end: End, network: Network) -> list[str]:
-    """The `ip` commands that bring an end up; may be repeated except for the address."""
+    """The `ip` commands that bring an end up; may be repeated."""
     lines = [f"link set {end.interface} master {end.bridge}"] if end.bridge else []
     if end.address is not None:
-        lines.append(f"addr replace {end.address} dev {end.interface}")
+        # the kernel's own route would be one more of the first NIC's metric
+        lines.append(f"addr replace {end.address} dev {end.interface}{' noprefixroute' if end.metric else ''}")
     lines.append(f"link set {end.interface} up")
     if end.address is not None:
         lines.append(route(end, network))
@@ -98,8 +114,10 @@ def route(end: End, network: Network) -> str:
     The kernel makes a route without it whenever the interface comes up, so this is repeated then.
     """
     assert end.address is not None
+    metric = f" metric {end.metric}" if end.metric else ""
     return (
-        f"route replace {network.subnet} dev {end.interface} proto kernel scope link src {end.address.ip} congctl cubic"
+        f"route replace {network.subnet} dev {end.interface} proto kernel scope link src {end.address.ip}{metric} "
+        "congctl cubic"
     )
 
 
@@ -107,9 +125,9 @@ def shaping(spec: LabSpec) -> dict[str, list[str]]:
     """The `tc` commands of each member."""
     lines = defaultdict[str, list[str]](list)
     for network in spec.networks:
-        for end in (end for cable in network.cables for end in cable.ends):
-            if network.spec.rate_bytes_per_s is not None:
-                lines[end.member].append(shaper(end.interface, network.spec))
+        if network.spec.rate_bytes_per_s is not None:
+            for member, interface in (place for cable in network.cables for place in cable.shaped):
+                lines[member].append(shaper(interface, network.spec))
     return lines
 
 
@@ -122,7 +140,36 @@ def shaper(interface: str, spec: LinkSpec) -> str:
     )
 
 
-def _bridge(name: str, mtu: int = 1500) -> list[str]:
+def filtering(spec: LabSpec) -> str:
+    """The switch's nftables rules; empty when it needs none."""
+    rules = ""
+    for network in spec.link_networks:
+        for cable in network.cables:
+            if network.spec.switch_mtu is not None:
+                rule = ingress.larger_than(network.spec.switch_mtu)
+                rules += ingress.put(TABLE, "mtu", cable.far, ingress.SWITCH_MTU, rule)
+            if cable.uplink is not None and network.spec.rate_bytes_per_s is not None:
+                rules += lead_through(cable)
+    return rules
+
+
+def lead_through(cable: Cable) -> str:
+    """The nftables rules that lead what a host sends through its uplink; may be repeated."""
+    return ingress.put(TABLE, _UPLINK, cable.far, ingress.UPLINK, f'fwd to "{cable.uplink}"')
+
+
+def lead_past(cable: Cable) -> str:
+    """The nftables rules that end :func:`lead_through`; may be repeated."""
+    return ingress.take_away(TABLE, _UPLINK, cable.far)
+
+
+def trim(spec: LabSpec, network: Network) -> None:
+    """Switch the offloads of all ends off. Raises MissingPrerequisite when the kernel refuses."""
+    for end in network.ends:
+        offloads_off(spec.namespace(end.member), [end.interface])
+
+
+def _bridge(name: str, mtu: int = DEFAULT_MTU) -> list[str]:
     # no spanning tree and no snooping: a port forwards at once, and what a moved guest announces reaches everybody
     return [
         f"link add {name} mtu {mtu} type bridge stp_state 0 forward_delay 0 mcast_snooping 0",

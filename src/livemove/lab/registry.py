@@ -24,7 +24,8 @@ from typing import Any
 
 from livemove.base.errors import Conflict, LivemoveError
 from livemove.lab import processes
-from livemove.lab.topology import CLIENT, LabSpec, LinkSpec, check_lab_name
+from livemove.lab.link_spec import LinkSpec
+from livemove.lab.topology import CLIENT, LabSpec, check_lab_name
 
 RUN_ROOT = Path("/run/livemove-lab")
 DIRECTORIES = ("etc", "state", "run", "log")
@@ -132,7 +133,7 @@ class Registry:
             spec = LabSpec(
                 data["name"],
                 tuple(data["hosts"]),
-                tuple(LinkSpec(**link) for link in data["links"]),
+                tuple(LinkSpec(**link | {"host_mtus": tuple(link["host_mtus"])}) for link in data["links"]),
                 IPv4Network(data["guest_network"]),
             )
             return Record(spec, Phase(data["phase"]))

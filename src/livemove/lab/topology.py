@@ -6,9 +6,13 @@
     lm-<lab>-switch      a bridge for each network that is not a direct cable, and its ports
 
     network    addresses                           joined by
-    link<i>    10.(80+i).0.(j+1)/24, host j        two hosts: one cable; more: a bridge in the switch
+    link<i>    10.(80+i).0.(j+1)/24, host j        two hosts: one cable; more, or `switched`: a bridge in the switch
     control    10.79.0.(j+1)/24                    a bridge in the switch, unshaped
     guests     10.77.0.0/24, client the last one   a bridge in the switch, unshaped; the hosts' bridges have no address
+
+A link that is in an earlier link's subnet (``subnet=``) has its NICs on that link's bridge, with addresses 100 further for
+each link: 10.80.0.101 is host A's second NIC in the subnet of link0. A `switched` link has, in the switch, an ifb device
+u<i>-<host> for every host: the queue of what that host sends.
 
 Every interface is born inside a namespace of the lab, so removing the namespaces removes everything, and nothing is
 ever added to the machine's own network. Pure: no IO.
@@ -22,8 +26,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
-from livemove.base.errors import BadDefinition, BadQuantity
-from livemove.base.units import parse_duration, parse_rate, parse_size
+from livemove.base.errors import BadDefinition
+from livemove.lab.link_spec import DEFAULT_MTU, MAX_MTU, LinkSpec, parse_link
 
 CLIENT = "client"
 SWITCH = "switch"
@@ -34,13 +38,8 @@ FIRST_LINK_OCTET = 80
 MAX_HOSTS = 64
 MAX_LINKS = 16
 MAX_INTERFACE_NAME = 15  # IFNAMSIZ without its end mark
-
-# Queue of a shaped link that does not say: a switch port's worth; much more would only add latency to every round trip.
-DEFAULT_QUEUE_S = 0.020
-# tbf cannot send a packet larger than its burst, and GSO packets have 64 KiB; at high rates the timer's granularity asks for more.
-MIN_BURST_BYTES = 65536
-BURST_S = 0.002
-MAX_TBF_BYTES = (1 << 32) - 1
+# From the address of a host's NIC to that of its next NIC in the same subnet.
+NEXT_NIC = 100
 
 # No '-' in a host's name: 'lm-<lab>-<host>' then belongs to exactly one lab, though a lab's name may have one.
 _HOST_NAME = re.compile(r"[A-Za-z][A-Za-z0-9]{0,7}")
@@ -48,70 +47,41 @@ _LAB_NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,18}[a-z0-9])?")
 
 
 @dataclass(frozen=True, slots=True)
-class LinkSpec:
-    """How a link behaves, the same in both directions.
-
-    :param rate_bytes_per_s: None leaves the link unshaped.
-    :param queue_bytes: what waits before packets are dropped; None: 20 ms of the rate.
-    :param offloads: False makes hosts send packets no larger than the MTU (tso, gso and gro off), as MTU tests need.
-    """
-
-    rate_bytes_per_s: int | None = None
-    queue_bytes: int | None = None
-    mtu: int = 1500
-    offloads: bool = True
-
-    def __post_init__(self) -> None:
-        if not 576 <= self.mtu <= 65535:
-            raise BadQuantity(f"A link's MTU is 576 to 65535 bytes, not {self.mtu}.", remedy="Write such as mtu=9000.")
-        if self.rate_bytes_per_s is None:
-            if self.queue_bytes is not None:
-                raise BadDefinition("A link without a rate has no queue.", remedy="Give a rate too: 1Gbit,queue=5ms.")
-            return
-        if not 1000 <= self.rate_bytes_per_s <= 50 * 10**9:
-            raise BadQuantity(
-                f"A link's rate is 8kbit to 400Gbit, not {self.rate_bytes_per_s * 8} bit/s.",
-                remedy="Write such as 1Gbit, or 'unshaped'.",
-            )
-        if self.queue_bytes is not None and self.queue_bytes < 1:
-            raise BadQuantity(f"A link's queue is 1 byte at least, not {self.queue_bytes}.")
-        if self.limit_bytes > MAX_TBF_BYTES:
-            raise BadQuantity(f"A link's queue of {self.queue_bytes} bytes is over 4 GiB.", remedy="Use queue=20ms.")
-
-    @property
-    def burst_bytes(self) -> int:
-        """What a shaped link may send at once after a pause."""
-        return max(MIN_BURST_BYTES, int((self.rate_bytes_per_s or 0) * BURST_S))
-
-    @property
-    def limit_bytes(self) -> int:
-        """tbf's ``limit``, which counts the burst as well as the queue."""
-        queue_bytes = self.queue_bytes
-        if queue_bytes is None:
-            queue_bytes = int((self.rate_bytes_per_s or 0) * DEFAULT_QUEUE_S)
-        return queue_bytes + self.burst_bytes
-
-
-@dataclass(frozen=True, slots=True)
 class End:
-    """One end of a cable: an interface in a namespace, either a port of a bridge or with an address of its own."""
+    """One end of a cable: an interface in a namespace, either a port of a bridge or with an address of its own.
+
+    :param metric: of its route; of several NICs of a host in one subnet the one with the lowest carries everything.
+    """
 
     member: str
     interface: str
     bridge: str | None = None
     address: IPv4Interface | None = None
+    mtu: int = DEFAULT_MTU
+    metric: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Cable:
-    """A veth pair. `near` is a host's (or the client's) end; `far` the switch's, or the other host's if direct."""
+    """A veth pair. `near` is a host's (or the client's) end; `far` the switch's, or the other host's if direct.
+
+    :param uplink: the ifb device in the switch that what `near` sends passes, on a `switched` link.
+    """
 
     near: End
     far: End
+    uplink: str | None = None
 
     @property
     def ends(self) -> tuple[End, End]:
         return self.near, self.far
+
+    @property
+    def shaped(self) -> tuple[tuple[str, str], ...]:
+        """Where the link's rate is made: member and interface."""
+        if self.uplink is not None:
+            return (self.far.member, self.far.interface), (self.far.member, self.uplink)
+        return tuple((end.member, end.interface) for end in self.ends)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +98,25 @@ class Network:
         """Whether the only cable joins two hosts without a switch."""
         return len(self.cables) == 1
 
+    @property
+    def own_bridge(self) -> str | None:
+        """The bridge in the switch that is this network's; None for a direct cable, or when it is another link's."""
+        return None if self.spec.subnet is not None else self.cables[0].far.bridge
+
+    @property
+    def ends(self) -> tuple[End, ...]:
+        return tuple(end for cable in self.cables for end in cable.ends)
+
+    def cables_of(self, member: str | None) -> tuple[Cable, ...]:
+        """The member's cable, or all for None. Raises BadDefinition when it has none."""
+        if member is None:
+            return self.cables
+        self.opposite_of(member)
+        return tuple(cable for cable in self.cables if member in (cable.near.member, cable.far.member))
+
     def end_of(self, member: str) -> End:
         """The end that the member has on this network. Raises BadDefinition when it has none."""
-        for end in (end for cable in self.cables for end in cable.ends):
+        for end in self.ends:
             if end.member == member:
                 return end
         raise BadDefinition(f"'{member}' is not on network '{self.name}'.", remedy="Name a host of the lab.")
@@ -172,6 +158,8 @@ class LabSpec:
             )
         if not 1 <= len(self.links) <= MAX_LINKS:
             raise BadDefinition(f"A lab has 1 to {MAX_LINKS} links, not {len(self.links)}.", remedy="Name one link.")
+        for index, spec in enumerate(self.links):
+            self._check_link(index, spec)
         # the client is the last address; a /30 would leave a single one for guests
         if self.guest_network.prefixlen > 29:
             raise BadDefinition(f"The guests' network {self.guest_network} has no room.", remedy="Give a /24.")
@@ -181,6 +169,38 @@ class LabSpec:
                     f"The guests' network {self.guest_network} overlaps {subnet}, which the lab uses itself.",
                     remedy=f"Leave it at {GUEST_NETWORK}.",
                 )
+
+    def _check_link(self, index: int, spec: LinkSpec) -> None:
+        if spec.host_mtus and len(spec.host_mtus) != len(self.hosts):
+            raise BadDefinition(
+                f"Link {index} has {len(spec.host_mtus)} MTUs for {len(self.hosts)} hosts.",
+                remedy="Give one MTU, or one for each host: mtu=9000/1500.",
+            )
+        if spec.switch_mtu is not None and not self.has_switch(index):
+            raise BadDefinition(f"Link {index} has no switch.", remedy="Write such as 1Gbit,switched,switch-mtu=1500.")
+        if spec.subnet is None:
+            return
+        if spec.subnet >= index or self.links[spec.subnet].subnet is not None:
+            raise BadDefinition(
+                f"Link {index} cannot be in the subnet of link {spec.subnet}.",
+                remedy="Name an earlier link that has a subnet of its own, such as subnet=0.",
+            )
+        if not (self.has_switch(index) and self.has_switch(spec.subnet)):
+            raise BadDefinition(
+                f"Links {spec.subnet} and {index} are in one subnet and so need a switch.",
+                remedy="Add 'switched' to both.",
+            )
+        if spec.switch_mtu != self.links[spec.subnet].switch_mtu:
+            raise BadDefinition(
+                f"Links {spec.subnet} and {index} are on one switch, which has one MTU.",
+                remedy="Give both the same switch-mtu, or none.",
+            )
+        if self._link_address(self.hosts[-1], index).ip >= self.link_subnet(index).broadcast_address:
+            raise BadDefinition(f"The subnet of link {spec.subnet} has no room for link {index}.")
+
+    def has_switch(self, index: int) -> bool:
+        """Whether a link's hosts are joined by a switch and not by one cable."""
+        return len(self.hosts) > 2 or self.links[index].switched
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -200,13 +220,14 @@ class LabSpec:
         return f"{namespace_prefix(self.name)}{member}"
 
     def link_subnet(self, index: int) -> IPv4Network:
-        return IPv4Network(f"10.{FIRST_LINK_OCTET + index}.0.0/24")
+        subnet = self.links[index].subnet
+        return IPv4Network(f"10.{FIRST_LINK_OCTET + (index if subnet is None else subnet)}.0.0/24")
 
     def link_address(self, host: str, index: int = 0) -> IPv4Address:
         """The host's address on a link. Raises BadDefinition when the lab has no such host or link."""
         if not 0 <= index < len(self.links):
             raise BadDefinition(f"Lab '{self.name}' has no link {index}.", remedy=f"It has {len(self.links)}, from 0.")
-        return self._address(self.link_subnet(index), host).ip
+        return self._link_address(host, index).ip
 
     def control_address(self, host: str) -> IPv4Address:
         """The host's address on the control network. Raises BadDefinition when the lab has no such host."""
@@ -259,19 +280,47 @@ class LabSpec:
             remedy=f"It has {', '.join(network.name for network in self.networks)}.",
         )
 
-    def _address(self, subnet: IPv4Network, host: str) -> IPv4Interface:
+    def _address(self, subnet: IPv4Network, host: str, before: int = 0) -> IPv4Interface:
         self.namespace(host)
         if host not in self.hosts:
             raise BadDefinition(f"'{host}' is not a host of lab '{self.name}'.", remedy="Name one of its hosts.")
-        return IPv4Interface(f"{subnet.network_address + self.hosts.index(host) + 1}/{subnet.prefixlen}")
+        number = NEXT_NIC * before + self.hosts.index(host) + 1
+        return IPv4Interface(f"{subnet.network_address + number}/{subnet.prefixlen}")
+
+    def _link_address(self, host: str, index: int) -> IPv4Interface:
+        return self._address(self.link_subnet(index), host, self.earlier_in_subnet(index))
+
+    def earlier_in_subnet(self, index: int) -> int:
+        """How many earlier links are in the subnet of this one."""
+        subnet = self.links[index].subnet
+        if subnet is None:
+            return 0
+        return 1 + sum(link.subnet == subnet for link in self.links[:index])
 
     def _link(self, index: int, spec: LinkSpec) -> Network:
         subnet = self.link_subnet(index)
         name = f"link{index}"
-        near = [End(host, f"{name}-{host}", address=self._address(subnet, host)) for host in self.hosts]
-        if len(near) == 2:
+        near = [
+            End(
+                host,
+                f"{name}-{host}",
+                address=self._link_address(host, index),
+                mtu=spec.mtu_of(place),
+                metric=self.earlier_in_subnet(index),
+            )
+            for place, host in enumerate(self.hosts)
+        ]
+        if not self.has_switch(index):
             return Network(name, subnet, spec, (Cable(near[0], near[1]),))
-        cables = tuple(Cable(end, End(SWITCH, f"s{index}-{end.member}", bridge=name)) for end in near)
+        bridge = name if spec.subnet is None else f"link{spec.subnet}"
+        cables = tuple(
+            Cable(
+                end,
+                End(SWITCH, f"s{index}-{end.member}", bridge=bridge, mtu=MAX_MTU),
+                uplink=f"u{index}-{end.member}" if spec.switched else None,
+            )
+            for end in near
+        )
         return Network(name, subnet, spec, cables)
 
 
@@ -298,41 +347,6 @@ def is_namespace_of(lab: str, namespace: str) -> bool:
 def parse_hosts(text: str) -> tuple[str, ...]:
     """Host names from ``A,B,C``; :class:`LabSpec` checks them."""
     return tuple(part.strip() for part in text.split(","))
-
-
-def parse_link(text: str) -> LinkSpec:
-    """A link from ``1Gbit``, ``1Gbit,mtu=9000``, ``250Mbit,queue=5ms``, ``unshaped,offloads=off``.
-
-    A queue is a duration at the link's rate or a size. Raises BadDefinition for words it does not know, BadQuantity
-    for numbers out of range or without a unit.
-    """
-    remedy = "Write RATE[,mtu=BYTES][,queue=5ms|queue=512KiB][,offloads=on|off], RATE such as 1Gbit or 'unshaped'."
-    first, *options = [part.strip() for part in text[:200].split(",")]
-    if "=" in first or not first:
-        raise BadDefinition(f"The link '{text[:64]}' does not begin with a rate.", remedy=remedy)
-    rate = None if first == "unshaped" else parse_rate(first)
-    if rate == 0:
-        raise BadQuantity(f"The link '{text[:64]}' has no rate.", remedy=remedy)
-    given: dict[str, str] = {}
-    for option in options:
-        key, equals, value = option.partition("=")
-        if not equals or key not in ("mtu", "queue", "offloads") or key in given:
-            raise BadDefinition(f"'{option}' means nothing in the link '{text[:64]}'.", remedy=remedy)
-        given[key] = value
-    mtu = given.get("mtu", "1500")
-    if not re.fullmatch(r"[0-9]{1,6}", mtu):
-        raise BadQuantity(f"'{mtu}' is not an MTU.", remedy=remedy)
-    offloads = given.get("offloads", "on")
-    if offloads not in ("on", "off"):
-        raise BadDefinition(f"'offloads' is on or off, not '{offloads}'.", remedy=remedy)
-    queue_bytes = _parse_queue(given["queue"], rate) if "queue" in given else None
-    return LinkSpec(rate, queue_bytes, int(mtu), offloads == "on")
-
-
-def _parse_queue(text: str, rate_bytes_per_s: int | None) -> int:
-    if text[-1:] in ("B", "b"):
-        return parse_size(text)
-    return max(1, int(parse_duration(text) * (rate_bytes_per_s or 0)))
 
 
 def parse_lab(
