@@ -1,0 +1,392 @@
+"""Classes on NICs, so that a minimum holds within a packet's time, in a burst and in the blackout too (#89-#92).
+
+HTB is put at the root of a NIC with a little less than the NIC carries, so that packets queue where classes tell them apart:
+
+    4c4d:1                all: USABLE of the NIC
+      |-- :10   prio 0    control: path heartbeats, the agents, the acknowledgements of journeys that arrive
+      |-- :20   prio 1    VirtualMachine
+      |-- :30   prio 1    Default; also what no rule names
+      `-- :40             LiveMigration: ceil is its maximum on this NIC
+            |-- :100 prio 1   a journey: ceil is what its destination allows on this path
+            `-- :101 ...
+
+Every class is assured its `rate` and borrows what others leave, up to `ceil`: nothing is wasted. Which packet belongs where is
+said by the nftables table TABLE, whose rules set the packet's priority to the number of a class; HTB takes that as it is. The
+same table counts the journeys' bytes.
+
+What was there before comes back by itself: only what the kernel put at a NIC's root on its own account (handle 0) is
+replaced, and the kernel puts it back when ours is removed. A root that somebody else made is left alone. What is ours is
+known by its handle and name, so a crash leaves nothing that :func:`remove_everything` would not find.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import ipaddress
+import logging
+import shutil
+import socket
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from livemove.base.errors import MissingPrerequisite
+from livemove.network.traffic_control import INGRESS, ROOT, HtbClass, Qdisc, TrafficControl
+from livemove.policy.bandwidth import Category, Selectors
+from livemove.policy.governing import NicClasses
+
+_log = logging.getLogger(__name__)
+
+TABLE = "livemove_shaping"
+MAJOR = 0x4C4D0000  # "LM"
+_ALL, _CONTROL, _VIRTUAL_MACHINE, _DEFAULT, _MIGRATION, _FIRST_JOURNEY = 0x1, 0x10, 0x20, 0x30, 0x40, 0x100
+_CLASS = {Category.VIRTUAL_MACHINE: _VIRTUAL_MACHINE, Category.DEFAULT: _DEFAULT, Category.LIVE_MIGRATION: _MIGRATION}
+MAX_JOURNEYS = 0x1000
+
+#: Of a NIC, assured to heartbeats and control: a hundred journeys' heartbeats on a link of 100 Mbit/s.
+_CONTROL_SHARE = 0.01
+#: A class may send this much at once: two of the largest segments that TCP hands to a NIC, or so long at its rate.
+_BURST_BYTES, _BURST_S = 128 << 10, 0.002
+_QUANTUM, _MOST_QUANTUM = 60_000, 200_000
+#: HTB has one queue for all cores, mq one for each; from this speed on that may cost throughput.
+FAST_BYTES_PER_S = 25e9 / 8
+_CAP_NET_ADMIN = 12  # linux/capability.h
+_CGROUPS = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True, slots=True)
+class ShapedPath:
+    """One path of a journey: the NIC, and the address at its other end."""
+
+    link: str
+    peer: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShapedJourney:
+    """A journey's connections as rules and classes know them.
+
+    :param slot: a number below MAX_JOURNEYS that no other journey has now.
+    :param outgoing: its bytes leave this host for `port`; else they arrive at `port` here.
+    """
+
+    slot: int
+    outgoing: bool
+    paths: tuple[ShapedPath, ...]
+    port: int
+    weight: float = 1.0
+
+    def counter(self, number: int) -> str:
+        """Name of the counter of path `number`."""
+        return f"journey{self.slot}_path{number}"
+
+
+# Rules ----------------------------------------------------------------------------------------------------------------
+
+
+def rules(journeys: Iterable[ShapedJourney], selectors: Selectors | None, control_port: int) -> str:
+    """The table, for ``nft -f``; it replaces one of that name at once.
+
+    Rules match exact addresses and ports of a journey, because other programs' ports may lie in the same range.
+    """
+    counters, leaving, arriving = [], [], []
+    for journey in journeys:
+        for number, path in enumerate(journey.paths):
+            family = "ip6" if ipaddress.ip_address(path.peer.partition("%")[0]).version == 6 else "ip"
+            name, port = journey.counter(number), journey.port
+            counters.append(f"  counter {name} {{}}")
+            to_peer = f'oifname "{path.link}" {family} daddr {path.peer}'
+            if journey.outgoing:
+                leaving.append(
+                    f"    {to_peer} tcp dport {port} counter name {name} {_priority(_FIRST_JOURNEY + journey.slot)} return"
+                )
+            else:
+                leaving.append(f"    {to_peer} tcp sport {port} {_priority(_CONTROL)} return")
+                arriving.append(
+                    f'    iifname "{path.link}" {family} saddr {path.peer} tcp dport {port} counter name {name}'
+                )
+            leaving += [f"    {to_peer} udp {end} {port} {_priority(_CONTROL)} return" for end in ("dport", "sport")]
+    leaving += [f"    tcp {end} {control_port} {_priority(_CONTROL)} return" for end in ("dport", "sport")]
+    by_process, by_packet = _selector_rules(selectors) if selectors else ([], [])
+    return "\n".join(
+        [
+            f"table inet {TABLE} {{}}",
+            f"delete table inet {TABLE}",
+            f"table inet {TABLE} {{",
+            *counters,
+            "  chain processes { type filter hook output priority 0; policy accept;",
+            *by_process,
+            "  }",
+            "  chain leaving { type filter hook postrouting priority 0; policy accept;",
+            *leaving,
+            *by_packet,
+            "  }",
+            "  chain arriving { type filter hook prerouting priority -300; policy accept;",
+            *arriving,
+            "  }",
+            "}",
+            "",
+        ]
+    )
+
+
+def _selector_rules(selectors: Selectors) -> tuple[list[str], list[str]]:
+    """What selects by the sender's process, and what by the packet."""
+    priority = _priority(_VIRTUAL_MACHINE)
+    by_packet = []
+    if selectors.every_port:
+        ports = ", ".join(selectors.every_port)
+        by_packet += [
+            f"    meta l4proto {{ tcp, udp }} th {end} {{ {ports} }} {priority}" for end in ("dport", "sport")
+        ]
+    for address in selectors.addresses:
+        network = ipaddress.ip_network(address)
+        by_packet.append(f"    {'ip6' if network.version == 6 else 'ip'} daddr {network} {priority}")
+    by_process = [
+        f'    socket cgroupv2 level {cgroup.count("/") + 1} "{found}" {priority}'
+        for cgroup in (path.strip("/") for path in selectors.cgroups)
+        if (found := find_cgroup(cgroup)) is not None
+    ]
+    return by_process, by_packet
+
+
+def find_cgroup(cgroup: str) -> str | None:
+    """Where a cgroup of version 2 is below /sys/fs/cgroup, which is where nft looks; None when there is none.
+
+    nft refuses a whole table when one cgroup that it names is not there.
+    """
+    for prefix in ("", "unified/"):  # the latter where version 1 is mounted beside it
+        # every cgroup of version 2 has this file, and none of version 1
+        if (_CGROUPS / prefix / cgroup / "cgroup.controllers").exists():
+            return prefix + cgroup
+    return None
+
+
+def _priority(minor: int) -> str:
+    return f"meta priority set {MAJOR >> 16:x}:{minor:x}"
+
+
+# Classes --------------------------------------------------------------------------------------------------------------
+
+
+def class_table(
+    link: str, classes: NicClasses, journeys: Iterable[ShapedJourney], ceilings: Mapping[int, float]
+) -> dict[int, HtbClass]:
+    """The classes of a NIC by handle, parents first.
+
+    :param ceilings: by slot of a journey, bytes/s; infinite or missing: the category's own.
+    """
+
+    def entry(minor: int, parent: int, rate: float, ceil: float, weight: float = 1.0, prio: int = 1) -> HtbClass:
+        burst = max(_BURST_BYTES, int(ceil * _BURST_S))
+        quantum = min(_MOST_QUANTUM, max(1500, int(_QUANTUM * weight)))
+        return HtbClass(MAJOR | minor, MAJOR | parent, int(min(rate, ceil)), int(ceil), quantum, prio, burst)
+
+    usable, least = classes.usable, classes.usable * _CONTROL_SHARE
+    table = [entry(_ALL, ROOT & 0, usable, usable), entry(_CONTROL, _ALL, least, usable, prio=0)]
+    for category, minor in _CLASS.items():
+        table.append(entry(minor, _ALL, classes.assured[category], classes.ceiling[category]))
+    leaving = [journey for journey in journeys if journey.outgoing and any(path.link == link for path in journey.paths)]
+    weights = sum(journey.weight for journey in leaving)
+    migration, most = classes.assured[Category.LIVE_MIGRATION], classes.ceiling[Category.LIVE_MIGRATION]
+    for journey in leaving:
+        rate, ceil = migration * journey.weight / weights, min(most, ceilings.get(journey.slot, most))
+        table.append(entry(_FIRST_JOURNEY + journey.slot, _MIGRATION, rate, ceil, journey.weight))
+    return {htb.handle: htb for htb in table}
+
+
+def as_commands(link: str, table: Mapping[int, HtbClass]) -> list[str]:
+    """The `tc` commands that would do the same, for people."""
+    handle = f"{MAJOR >> 16:x}:"
+    lines = [f"tc qdisc add dev {link} root handle {handle} htb default {_DEFAULT:x}"]
+    for htb in table.values():
+        parent = handle if htb.parent == MAJOR else f"{handle}{htb.parent & 0xFFFF:x}"
+        lines.append(
+            f"tc class add dev {link} parent {parent} classid {handle}{htb.handle & 0xFFFF:x} htb "
+            f"rate {htb.rate_bytes_per_s * 8}bit ceil {htb.ceil_bytes_per_s * 8}bit "
+            f"burst {htb.burst_bytes} cburst {htb.burst_bytes} quantum {htb.quantum} prio {htb.prio}"
+        )
+    return lines
+
+
+# The kernel -----------------------------------------------------------------------------------------------------------
+
+
+class Shaping:
+    """The classes and rules of this host. Make it in the thread of the agent's loop; :meth:`remove` before it is dropped.
+
+    :param control_port: of the agents.
+    """
+
+    def __init__(self, control_port: int) -> None:
+        self._control_port = control_port
+        self._kernel: TrafficControl | None = None
+        self._present: dict[str, tuple[int, dict[int, HtbClass]]] = {}
+        self._refused: set[str] = set()
+        self._rules = ""
+
+    @property
+    def links(self) -> frozenset[str]:
+        """The NICs that have classes."""
+        return frozenset(self._present)
+
+    async def set_rules(self, journeys: Sequence[ShapedJourney], selectors: Selectors | None) -> None:
+        """Put the table in place; counters begin at 0. Raises MissingPrerequisite."""
+        text = rules(journeys, selectors, self._control_port)
+        if text != self._rules:
+            await _nft(text)
+            self._rules = text
+
+    def put(self, link: str, table: Mapping[int, HtbClass], capacity_bytes_per_s: float) -> str:
+        """Give a NIC its classes, or change those that differ; a sentence when it cannot have them, else empty.
+
+        :raise MissingPrerequisite: no right to do so, or no HTB in the kernel.
+        """
+        try:
+            if link not in self._present and (reason := self._install(link, capacity_bytes_per_s)):
+                return reason
+            index, present = self._present[link]
+            for handle in [*present]:
+                if handle not in table:
+                    self.kernel.remove_class(index, handle)
+                    del present[handle]
+            for handle, htb in table.items():
+                if present.get(handle) != htb:
+                    self.kernel.put_class(index, htb)
+                    if handle not in present and handle in (MAJOR | _VIRTUAL_MACHINE, MAJOR | _DEFAULT):
+                        with contextlib.suppress(OSError):  # not in every kernel; plain queues do
+                            self.kernel.add_leaf(index, handle, "fq_codel")
+                    present[handle] = htb
+        except OSError as error:
+            self._present.pop(link, None)
+            if error.errno in (errno.ENODEV, errno.ENOENT, errno.EINVAL) and not _index(link):
+                return f"{link} is gone."
+            raise MissingPrerequisite(
+                f"The classes of {link} cannot be set: {error.strerror}.",
+                remedy="livemove needs CAP_NET_ADMIN and the kernel's HTB (sch_htb) to keep minimums.",
+            ) from error
+        return ""
+
+    def _install(self, link: str, capacity_bytes_per_s: float) -> str:
+        index = _index(link)
+        if not index:
+            return f"{link} is gone."
+        there = [qdisc for qdisc in self.kernel.qdiscs() if qdisc.index == index]
+        if any(is_ours(qdisc) for qdisc in there):
+            self.kernel.remove_root(index)
+            there = []
+        if foreign := foreign_qdisc(there):
+            return f"{link} has a queueing discipline of somebody else's ({foreign}), which is left as it is."
+        if capacity_bytes_per_s >= FAST_BYTES_PER_S and any(qdisc.kind == "mq" for qdisc in there):
+            _log.warning("%s: HTB replaces mq while migrations run; at this speed one queue may cost throughput", link)
+        self.kernel.add_htb_root(index, MAJOR, _DEFAULT)
+        self._present[link] = (index, {})
+        return ""
+
+    def counted(self) -> dict[str, tuple[int, int]]:
+        """Bytes and packets by counter; none when the table is not there."""
+        try:
+            return self.kernel.counters(TABLE) if self._rules else {}
+        except OSError:
+            return {}
+
+    def drop(self, link: str) -> None:
+        """Take the classes of one NIC away."""
+        found = self._present.pop(link, None)
+        if found is not None and _index(link) == found[0]:
+            with contextlib.suppress(OSError):
+                self.kernel.remove_root(found[0])
+
+    async def remove(self) -> None:
+        """Take everything away; may be called twice."""
+        for link in [*self._present]:
+            self.drop(link)
+        if self._rules:
+            self._rules = ""
+            with contextlib.suppress(MissingPrerequisite):
+                await _nft(f"table inet {TABLE} {{}}\ndelete table inet {TABLE}\n")
+        if self._kernel is not None:
+            self._kernel.close()
+            self._kernel = None
+
+    @property
+    def kernel(self) -> TrafficControl:
+        if self._kernel is None:
+            self._kernel = TrafficControl()
+        return self._kernel
+
+
+def is_ours(qdisc: Qdisc) -> bool:
+    return qdisc.kind == "htb" and qdisc.handle == MAJOR and qdisc.parent == ROOT
+
+
+def foreign_qdisc(there: Iterable[Qdisc]) -> str:
+    """Kind and handle of the first one that is not the kernel's own choice; empty when there is none.
+
+    One for what comes in (ingress, clsact) stands beside the root and is nobody's concern.
+    """
+    for qdisc in there:
+        if qdisc.handle and qdisc.parent != INGRESS:
+            return f"{qdisc.kind} {qdisc.handle >> 16:x}:"
+    return ""
+
+
+async def remove_everything() -> list[str]:
+    """Remove what an agent that crashed left; the NICs that had classes.
+
+    An agent calls it when it starts, before its first journey. Raises nothing.
+    """
+    cleared = []
+    try:
+        with TrafficControl() as kernel:
+            for qdisc in kernel.qdiscs():
+                if is_ours(qdisc):
+                    kernel.remove_root(qdisc.index)
+                    cleared.append(socket.if_indextoname(qdisc.index))
+            if kernel.has_table(TABLE):
+                await _nft(f"delete table inet {TABLE}\n")
+    except (OSError, MissingPrerequisite) as error:
+        _log.warning("classes that a former agent may have left cannot be removed: %s", error)
+    return cleared
+
+
+def check_rights() -> None:
+    """Raises MissingPrerequisite when this process may not set classes and rules, or lacks the program for the latter."""
+    remedy = "Give the agent CAP_NET_ADMIN and install nftables; bandwidth limits need both."
+    if not _capabilities() >> _CAP_NET_ADMIN & 1:
+        raise MissingPrerequisite("The agent has no CAP_NET_ADMIN, which bandwidth limits need.", remedy=remedy)
+    if shutil.which("nft") is None:
+        raise MissingPrerequisite("There is no 'nft' program to tell packets apart.", remedy=remedy)
+
+
+def _capabilities() -> int:
+    """Those in effect, as proc(5) prints them."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("CapEff:"):
+            return int(line.split()[1], 16)
+    return 0
+
+
+def _index(link: str) -> int:
+    try:
+        return socket.if_nametoindex(link)
+    except OSError:
+        return 0
+
+
+async def _nft(text: str) -> None:
+    remedy = "Install nftables and give the agent CAP_NET_ADMIN; bandwidth limits need both."
+    try:
+        process = await asyncio.create_subprocess_exec(
+            "nft", "-f", "-",
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+    except FileNotFoundError as error:
+        raise MissingPrerequisite("There is no 'nft' program to tell packets apart.", remedy=remedy) from error
+    _, said = await process.communicate(text.encode())
+    if process.returncode:
+        raise MissingPrerequisite(
+            f"nft refused the rules: {said.decode(errors='replace').strip()[:300]}.", remedy=remedy
+        )
