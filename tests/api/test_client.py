@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from livemove.api import client_connection
+from livemove.api.bandwidth_models import BandwidthLimit
 from livemove.api.client import AgentClient
 from livemove.api.incoming_models import (
     AskDigests,
@@ -91,6 +92,13 @@ REQUESTS: dict[str, tuple[Callable[[AgentClient], Any], str, dict[str, str]]] = 
     "reset_vm": (lambda c: c.reset_vm("db1"), "POST /vms/db1/reset", {}),
     "console": (lambda c: c.console("db1", 7), "GET /vms/db1/console", {"offset": "7"}),
     "type_on_console": (lambda c: c.type_on_console("db1", "ls\n"), "POST /vms/db1/console", {}),
+    "bandwidth": (lambda c: c.bandwidth(), "GET /bandwidth", {}),
+    "set_bandwidth": (
+        lambda c: c.set_bandwidth(BandwidthLimit(category="Default", min_percent=40), dry_run=True),
+        "PUT /bandwidth",
+        {"dry_run": "true"},
+    ),
+    "remove_bandwidth": (lambda c: c.remove_bandwidth("Default"), "DELETE /bandwidth/Default", {"dry_run": "false"}),
     "ask_grant": (lambda c: c.ask_grant("db1", "uuid-1", "A"), "POST /grants", {}),
     "plan_journey": (lambda c: c.plan_journey(JOURNEY), "POST /plans", {}),
     "start_journey": (lambda c: c.start_journey(JOURNEY), "POST /journeys", {}),

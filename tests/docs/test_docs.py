@@ -32,6 +32,7 @@ from livemove.cli.main import app
 from livemove.migration import events as on
 from livemove.migration import incoming, machine
 from livemove.migration.model import IncomingPhase, Phase
+from livemove.policy.governing import Direction
 
 DOCS = reference.DOCS_DIR
 ROOT = DOCS.parent
@@ -122,6 +123,9 @@ def busy_host() -> Any:
         follower=SimpleNamespace(certificate_days_left=lambda: 200.5, silent_s=lambda: 3.0),
         membership=SimpleNamespace(revocations=SimpleNamespace(serials={"7"})),
         refusals=SimpleNamespace(counts={"handshake": 2}),
+        governor=SimpleNamespace(
+            shares=lambda: [("j", "source", 1e6)], others={("eth0", Direction.OUT): 2e6}, shaped=frozenset({"eth0"})
+        ),
     )
 
 

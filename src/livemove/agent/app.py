@@ -9,7 +9,15 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
 from livemove import __version__
-from livemove.agent import routes_cluster, routes_holdings, routes_incoming, routes_journeys, routes_network, routes_vms
+from livemove.agent import (
+    routes_bandwidth,
+    routes_cluster,
+    routes_holdings,
+    routes_incoming,
+    routes_journeys,
+    routes_network,
+    routes_vms,
+)
 from livemove.agent.host import Host
 from livemove.agent.tls_server import current_peer
 from livemove.base.errors import (
@@ -52,6 +60,7 @@ def make_app(host: Host) -> FastAPI:
         routes_journeys.make_router,
         routes_incoming.make_router,
         routes_holdings.make_router,
+        routes_bandwidth.make_router,
     ):
         app.include_router(make(host))
     return app

@@ -12,12 +12,15 @@ import psutil
 
 from livemove import __version__
 from livemove.agent.arrivals import Arrivals
+from livemove.agent.bandwidth_store import BandwidthStore
 from livemove.agent.departures import Departures
 from livemove.agent.following import WARN_DAYS, Follower
 from livemove.agent.found_again import FoundAgain
+from livemove.agent.governor import Governor
 from livemove.agent.identity import host_identity_dir
 from livemove.agent.leftovers import PROBE_DIR, Leftovers
 from livemove.agent.membership import Membership
+from livemove.agent.nics import host_nics
 from livemove.agent.overruled import Overruled
 from livemove.agent.privacy import keep_private
 from livemove.agent.refusals import Refusals
@@ -41,6 +44,7 @@ from livemove.migration.journal import Journal
 from livemove.migration.preparing import offer_from
 from livemove.network.host_changes import HostChanges
 from livemove.network.routes import link_speed_towards
+from livemove.network.shaping import Shaping, remove_everything
 from livemove.policy.transport import Offer
 
 _log = logging.getLogger(__name__)
@@ -87,6 +91,13 @@ class Host:
             self.client_to,
             lambda: self.cluster().hosts,
         )
+        self.bandwidth = BandwidthStore(settings.state_dir)
+        self.governor = Governor(
+            lambda: self.bandwidth.limits,
+            lambda: host_nics(self.settings),
+            clock,
+            Shaping(int(settings.listen.rpartition(":")[2])),
+        )
         self._context: ssl.SSLContext | None = None
         self._housekeeping: asyncio.Task[None] | None = None
         self._incoming_speed_bytes_per_s = 0
@@ -116,6 +127,7 @@ class Host:
             await host.found_again.find_all()
             await host.vms.stop_powered_off()
             await host.leftovers.sweep()
+            await remove_everything()
             host.overruled.start()
         except BaseException:
             await host.close()
@@ -136,6 +148,7 @@ class Host:
         await self.overruled.close()
         await self.departures.close()
         await self.arrivals.close()
+        await self.governor.close()
         await self.vms.close()
         await self.database.close()
 

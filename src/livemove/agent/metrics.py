@@ -22,6 +22,9 @@ METRICS = {
     "livemove_journey_transferred_bytes": "Bytes sent so far, by journey",
     "livemove_journey_rate_bytes_per_second": "Memory leaving a second, by journey",
     "livemove_journey_round": "Present round, by journey",
+    "livemove_journey_allowed_bytes_per_second": "What a journey may use now as this host sees it, +Inf when nothing limits it; while it is governed",
+    "livemove_nic_others_bytes_per_second": "What others than migration use of a NIC, while journeys are governed",
+    "livemove_nic_shaped": "1 for a NIC that has livemove's classes now",
     "livemove_certificate_days_left": "Days until this host's certificate ends; it is renewed long before",
     "livemove_authority_silent_seconds": "Seconds since the authority's host last answered",
     "livemove_revoked_certificates": "Certificates on the list of revoked ones that this host has",
@@ -60,7 +63,7 @@ class _Collector:
         for kind, count in sorted(host.refusals.counts.items()):
             refused.add_metric([kind], count)
         metrics.append(refused)
-        return metrics + self._journeys()
+        return metrics + self._journeys() + self._bandwidth()
 
     def _journeys(self) -> list[Metric]:
         names = (
@@ -77,6 +80,24 @@ class _Collector:
             for name, value in zip(names, values, strict=True):
                 families[name].add_metric([record.vm, record.id, record.destination], value)
         return list(families.values())
+
+    def _bandwidth(self) -> list[Metric]:
+        governor = self._host.governor
+        allowed, others, shaped = (
+            GaugeMetricFamily(name, METRICS[name], labels=labels)
+            for name, labels in (
+                ("livemove_journey_allowed_bytes_per_second", ["journey", "role"]),
+                ("livemove_nic_others_bytes_per_second", ["nic", "direction"]),
+                ("livemove_nic_shaped", ["nic"]),
+            )
+        )
+        for journey, role, rate in governor.shares():
+            allowed.add_metric([journey, role], rate)
+        for (nic, way), rate in sorted(governor.others.items(), key=lambda item: (item[0][0], item[0][1].value)):
+            others.add_metric([nic, way.value], rate)
+        for nic in sorted(governor.shaped):
+            shaped.add_metric([nic], 1)
+        return [allowed, others, shaped]
 
 
 def render_metrics(host: Host) -> bytes:

@@ -7,6 +7,7 @@ from typing import TypeVar
 from urllib.parse import quote
 
 from livemove.api import trust
+from livemove.api.bandwidth_models import BandwidthLimit, BandwidthView
 from livemove.api.client_connection import AgentConnection
 from livemove.api.incoming_models import (
     AskDigests,
@@ -80,6 +81,19 @@ class AgentClient(AgentConnection):
     async def change_settings(self, changes: Mapping[str, str]) -> HostView:
         """Change settings, all or none. Raises BadSetting."""
         return await self._ask(HostView, "PATCH", "/host", ChangeSettings(changes=dict(changes)))
+
+    async def bandwidth(self) -> BandwidthView:
+        """The host's limits, its NICs, and how journeys share them now."""
+        return await self._ask(BandwidthView, "GET", "/bandwidth")
+
+    async def set_bandwidth(self, limit: BandwidthLimit, *, dry_run: bool = False) -> BandwidthView:
+        """Set what is said of a category. Raises BadSetting, MissingPrerequisite; nothing is changed then."""
+        return await self._ask(BandwidthView, "PUT", "/bandwidth", limit, query={"dry_run": dry_run})
+
+    async def remove_bandwidth(self, category: str, *, dry_run: bool = False) -> BandwidthView:
+        """Say nothing of a category any more. Raises BadSetting."""
+        path = f"/bandwidth/{quote(category[:128], safe='')}"
+        return await self._ask(BandwidthView, "DELETE", path, query={"dry_run": dry_run})
 
     async def leftovers(self) -> list[LeftoverView]:
         """What lies about on this host and belongs to nobody any more; nothing is touched."""

@@ -16,6 +16,7 @@ import typer
 
 from livemove import __version__
 from livemove.cli import (
+    bandwidth_verbs,
     bench_verbs,
     certificate_verbs,
     cluster_verbs,
@@ -80,6 +81,7 @@ app.command("report")(journeys.report)
 app.command("events")(journeys.events)
 app.add_typer(vm_verbs.app, name="vm")
 app.add_typer(host_verbs.app, name="host")
+app.add_typer(bandwidth_verbs.app, name="bandwidth")
 certificate_verbs.add_to(cluster_verbs.app)
 app.add_typer(cluster_verbs.app, name="cluster")
 app.add_typer(network_verbs.app, name="network")

@@ -212,6 +212,7 @@ def _idle_host() -> Host:
         follower=SimpleNamespace(certificate_days_left=lambda: 0.0, silent_s=lambda: 0.0),
         membership=SimpleNamespace(revocations=SimpleNamespace(serials=())),
         refusals=SimpleNamespace(counts={}),
+        governor=SimpleNamespace(shares=list, others={}, shaped=frozenset()),
     )
     return cast(Host, idle)
 

@@ -1,0 +1,1 @@
+"""Bandwidth measured on real links: hosts in namespaces, cables shaped in the switch, governors, bulk and competing flows."""
