@@ -6,7 +6,7 @@ import pytest
 from tests.bench.test_report import HOST
 
 from livemove.bench.multichannel import BARS, MULTICHANNEL, SCENARIOS, ratios_of, share_of_sum
-from livemove.bench.ours import carried_bytes, option_of
+from livemove.bench.ours import option_of
 from livemove.bench.report import Bar, Report, Sample, ScenarioResult
 from livemove.bench.run import keep
 from livemove.bench.scenario import Scenario
@@ -27,7 +27,7 @@ def a_report() -> Report:
 
 def a_sample(pair: int, copy_s: float) -> Sample:
     return {
-        "pair": pair, "copy_ms": copy_s * 1e3, "wire_bytes": 800_000_000, "downtime_ms": 60, "busy_cores": 1.5, "others_cores": 0.1,
+        "pair": pair, "copy_ms": copy_s * 1e3, "bulk_ms": copy_s * 900, "wire_bytes": 800_000_000, "downtime_ms": 60, "busy_cores": 1.5, "others_cores": 0.1,
         "before_steps_ms": 500, "steps_ms": {"1 find": 10, "6 first round": 3000}, "blackout_ms": {"hand_over": 5},
     }  # fmt: skip
 
@@ -98,13 +98,6 @@ def test_share_of_links_without_a_rate() -> None:
 )
 def test_option(scenario: Scenario, option: str) -> None:
     assert option_of(scenario) == option
-
-
-def test_carried_bytes() -> None:
-    paths = [("10.80.0.0/24", 5), ("10.81.0.0/24", 0), ("10.82.0.0/24", 7), ("10.80.0.0/24", 2)]
-    found = carried_bytes([{"network": network, "source_bytes": number} for network, number in paths])
-    assert found == {"10.80.0.0/24": 7, "10.82.0.0/24": 7}
-    assert carried_bytes([]) == {}
 
 
 def test_report_as_text() -> None:

@@ -69,6 +69,8 @@ def test_a_small_run_has_the_promised_shape(tmp_path: Path, lab_name: str) -> No
         "wire_bytes",
         "normal_pages",
         "busy_cores",
+        "bulk_ms",
+        "link_bytes",
     }
     assert common <= stock.keys() and common | {"steps_ms", "blackout_ms", "command_to_first_byte_ms"} <= ours.keys()
     # both moved the same guest: what differs a lot was not measured alike

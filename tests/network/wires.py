@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import ctypes
 import itertools
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
+from livemove.lab.namespaces import offloads_off
+
+T = TypeVar("T")
 _numbers = itertools.count()
 
 
@@ -50,12 +58,35 @@ class Wires:
         )  # fmt: skip
 
     def cable(self, member: str, nic: str, bridge: str, *, mtu: int = 1500, middle: int = 9000) -> None:
-        """A NIC of a host whose other end is in the switch, with offloads off so that no packet is larger than it says."""
-        port = f"{bridge}{member}{nic}"[:15]
-        switch = self.namespace("switch")
-        self.ip(member, f"link add {nic} mtu {mtu} type veth peer name {port} mtu {max(mtu, middle)} netns {switch}")
-        self.ip("switch", f"link set {port} master {bridge} up", f"link set {port} mtu {middle}")
-        self.ip(member, f"link set {nic} up")
+        """A NIC of a host whose other end is in the switch, with offloads off so that no packet is larger than it says.
+
+        :param middle: what the switch takes and gives on that port; it drops the rest without a word.
+        """
+        port, switch = f"{bridge}{member}{nic}"[:15], self.namespace("switch")
+        self.ip(
+            member,
+            f"link add {nic} mtu {mtu} type veth peer name {port} mtu {middle} netns {switch}",
+            f"link set {nic} addrgenmode none up",
+        )
+        self.ip("switch", f"link set {port} addrgenmode none master {bridge} up")
+        offloads_off(self.namespace(member), [nic])
+        offloads_off(switch, [port])
+
+    def inside(self, member: str, work: Callable[[], Coroutine[Any, Any, T]]) -> Future[T]:
+        """What the coroutine returns or raises, run in the namespace by a thread and a loop of its own."""
+        done: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                handle = os.open(f"/run/netns/{self.namespace(member)}", os.O_RDONLY)
+                assert ctypes.CDLL(None).setns(handle, 0) == 0
+                os.close(handle)
+                done.set_result(asyncio.run(work()))
+            except BaseException as error:
+                done.set_exception(error)
+
+        threading.Thread(target=run, name=f"in {member}", daemon=True).start()
+        return done
 
 
 @contextmanager

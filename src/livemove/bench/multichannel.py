@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from livemove.bench.report import Bar, Ratio, Report, Sample, make_ratio
 from livemove.bench.run import Benchmark
 from livemove.bench.scenario import Comparison, GuestMix, Scenario, capacity_bytes_per_s
+from livemove.bench.wire import bulk_bytes_per_s
 
 # Half of it does not compress: with zstd's ratio near 0.57, {two links, raw} and {one link, zstd} take about as long.
 GUEST = GuestMix(memory_mib=1024, random_mib=350, text_mib=350, working_set_mib=16, rate_pages_per_s=500)
@@ -44,15 +45,15 @@ BARS = {
 
 
 def share_of_sum(sample: Sample, links: Sequence[str]) -> float:
-    """QEMU's bytes over the time of the whole copy, as a part of what the links are shaped to.
+    """How fast the bulk of QEMU's bytes went, as a part of what the links are shaped to.
 
-    A strict measure: headers count against it (a shaper counts those of Ethernet, IP, TCP and MPTCP, 6 % of a full packet of
-    1514 bytes), and so does the copy's end, where little is left to send. Raises ValueError for a link without a rate.
+    Headers and what was sent again count against it: a shaper counts every packet whole, and Ethernet, IP, TCP and MPTCP have
+    6 % of a full one of 1514 bytes. Raises ValueError for a link without a rate.
     """
     capacity = capacity_bytes_per_s(links)
     if capacity is None:
         raise ValueError("a link without a rate has no share")
-    return float(sample["wire_bytes"]) / (float(sample["copy_ms"]) / 1e3) / capacity
+    return bulk_bytes_per_s(sample["wire_bytes"], sample["bulk_ms"]) / capacity
 
 
 def ratios_of(report: Report) -> dict[str, Ratio]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from livemove.base.errors import JourneyFailed
 from livemove.bench.report import Sample
@@ -58,11 +56,6 @@ class OurGuest:
                 f"livemove used {report['channels']} channels and TLS {'on' if report['tls'] else 'off'},"
                 f" not what scenario {scenario.name} says."
             )
-        carried = carried_bytes(report["paths"])
-        if len(self._bed.lab.spec.links) > 1 and set(carried) != set(networks):
-            raise JourneyFailed(
-                f"livemove used the networks {', '.join(carried) or 'none'}, not {', '.join(networks)} of {scenario.name}."
-            )
         self.host = destination
         steps_ms = {f"{step['step']} {step['name']}": step["ms"] or 0.0 for step in report["steps"]}
         in_steps_ms = sum(step["ms"] or 0.0 for step in report["steps"] if step["step"] in STEPS_BEFORE_COPY)
@@ -76,7 +69,7 @@ class OurGuest:
             "wire_bytes": report["wire_bytes"],
             "normal_pages": report["normal_pages"],
             "zero_pages": report["zero_pages"],
-            "path_bytes": carried,
+            "path_bytes": {path["network"]: path["source_bytes"] for path in report["paths"]},
             "command_to_first_byte_ms": first_byte_ms,
             "before_steps_ms": round(first_byte_ms - in_steps_ms, 2),
             "command_ms": round(command_ms, 2),
@@ -105,12 +98,3 @@ def option_of(scenario: Scenario) -> str:
     if scenario.compression == "zstd":
         return "compression"
     return "multichannel" if scenario.multichannel else "tcp"
-
-
-def carried_bytes(paths: Sequence[dict[str, Any]]) -> dict[str, int]:
-    """What each network carried, from the paths of a report; without networks that carried nothing."""
-    carried: dict[str, int] = {}
-    for path in paths:
-        if path["source_bytes"]:
-            carried[path["network"]] = carried.get(path["network"], 0) + path["source_bytes"]
-    return carried

@@ -13,7 +13,7 @@ import json
 import mmap
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -25,6 +25,7 @@ from livemove.base.units import MIB
 from livemove.bench.machine import Busyness, cpu_seconds_of
 from livemove.bench.report import Sample
 from livemove.bench.scenario import Comparison, Engine, Scenario
+from livemove.bench.wire import WireMeter, bulk_s, carried_bytes
 from livemove.hypervisor.launch import cgroup2_mount
 from livemove.hypervisor.probe import QemuFacts, probe_qemu
 from livemove.hypervisor.process import remove_cgroup
@@ -48,6 +49,8 @@ _MADV_POPULATE_WRITE = 23
 # Some 30 ms each: our loop hears QEMU's events in between.
 WARM_CHUNK_BYTES = 64 * MIB
 _POLL_S = 0.05
+# Of all bytes: probes and answers of a journey on links that do not carry it are far less, a link in use far more.
+NEXT_TO_NOTHING = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,18 +173,36 @@ class Testbed:
                 await asyncio.sleep(0)
 
     async def watched_move(self, guest: MeasuredGuest, destination: str, scenario: Scenario) -> Sample:
-        """Move the guest while a client talks to it; the sample tells also what the client saw."""
+        """Move the guest while a client talks to it; the sample tells also what the client saw, and what each link carried.
+
+        Raises JourneyFailed when that were not the scenario's links.
+        """
         async with ClientProbe(self.lab, guest.identity.address) as probe:
             await probe.answered(at_least=ANSWERS_BEFORE)
-            start_s, busyness = self.clock.monotonic_s(), Busyness(self._own_cpu_s, self.clock)
-            sample = await guest.move(destination, scenario)
-            end_s, busy = self.clock.monotonic_s(), busyness.cores()
+            async with WireMeter(self._agent_of(guest.host), self._links_of(guest.host), self.clock) as wire:
+                start_s, busyness = self.clock.monotonic_s(), Busyness(self._own_cpu_s, self.clock)
+                sample = await guest.move(destination, scenario)
+                end_s, busy = self.clock.monotonic_s(), busyness.cores()
             await asyncio.sleep(AFTER_COPY_S)
         gap = probe.longest_gap(start_s, end_s)
         result = probe.result()
         if result.lost_connections:
             raise LinkError(f"The client of guest '{guest.identity.name}' lost its connection while it moved.")
-        return {**sample, **busy, "client_gap_ms": round(gap.length_s * 1e3, 1) if gap is not None else 0.0}
+        carried = dict(enumerate(carried_bytes(wire.readings).values()))
+        check_links(carried, self.comparison.links_of(scenario), scenario.name)
+        return {
+            **sample,
+            **busy,
+            "client_gap_ms": round(gap.length_s * 1e3, 1) if gap is not None else 0.0,
+            "bulk_ms": round(bulk_s(wire.readings) * 1e3, 1),
+            "link_bytes": {f"link{index}": number for index, number in carried.items()},
+        }
+
+    def _agent_of(self, host: str) -> int:
+        return self.lab.processes(host, agents.LABEL)[0].pid
+
+    def _links_of(self, host: str) -> list[str]:
+        return [network.end_of(host).interface for network in self.lab.spec.link_networks]
 
     def _own_cpu_s(self) -> float:
         return cpu_seconds_of([os.getpid(), *processes.find(self.lab.spec.name, self.lab.namespace_ids)])
@@ -230,6 +251,17 @@ async def testbed(name: str, comparison: Comparison, clock: Clock) -> AsyncItera
             await lab.down()
             for group in groups:
                 await remove_cgroup(str(group))
+
+
+def check_links(carried: Mapping[int, int], wanted: Collection[int], scenario: str) -> None:
+    """Raises JourneyFailed when a link that a scenario names carried next to nothing, or another one more than that.
+
+    :param carried: bytes by the number of the link.
+    """
+    used = {index for index, number in carried.items() if number > NEXT_TO_NOTHING * sum(carried.values())}
+    if used != set(wanted):
+        names = [", ".join(f"link{index}" for index in sorted(links)) or "no link" for links in (used, wanted)]
+        raise JourneyFailed(f"The guest's memory went over {names[0]}, not {names[1]} of {scenario}.")
 
 
 def _memory_of(pid: int, size_bytes: int) -> Path:

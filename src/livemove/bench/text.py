@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from livemove.bench.report import Ratio, Report, Sample
 from livemove.bench.statistics import median, median_interval
+from livemove.bench.wire import bulk_bytes_per_s
 
 # What system services take up; with more, samples of one side were seen to differ by a third.
 QUIET_CORES = 0.3
@@ -85,11 +86,13 @@ def _many(report: Report) -> list[str]:
         f"  all:      {'-'.join(names[0][len(names[0]) - alike :])}",
         f"  samples:  {min(len(result.samples) for result in report.scenarios)} of each{_incomplete(report)}",
     ]
-    rows = [["", "SCENARIO", "COPY (s)", "", "MBIT/S", "DOWNTIME (ms)", "CORES"]]
+    rows = [["", "SCENARIO", "COPY (s)", "", "BULK (Mbit/s)", "DOWNTIME (ms)", "CORES"]]
     for result, name in zip(report.scenarios, names, strict=True):
         if result.samples:
             copy = median_interval([sample["copy_ms"] / 1e3 for sample in result.samples])
-            rate = median([sample["wire_bytes"] * 8e-3 / sample["copy_ms"] for sample in result.samples])
+            rate = median(
+                [bulk_bytes_per_s(sample["wire_bytes"], sample["bulk_ms"]) * 8e-6 for sample in result.samples]
+            )
             downtime, cores = (
                 median([sample[key] for sample in result.samples]) for key in ("downtime_ms", "busy_cores")
             )

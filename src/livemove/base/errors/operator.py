@@ -163,3 +163,13 @@ class NoCommonNetwork(OperatorError):
         37,
         "See 'livemove network list' and 'livemove plan'; allow a network, widen 'incoming', or mend the cable.",
     )
+
+
+class MtuBlackHole(OperatorError):
+    """A network of the journey loses packets of the size that both NICs are set to, and the setting refuses such networks."""
+
+    code, exit_code, remedy_text = (
+        "mtu-black-hole",
+        38,
+        "Set the MTU of the NICs on every switch between them, or the size that it carries on the NICs.",
+    )
