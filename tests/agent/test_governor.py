@@ -194,6 +194,23 @@ def test_a_destination_s_allowance_counts_on_its_path_and_ends() -> None:
     play({}, scene)
 
 
+def test_one_allowance_for_all_paths_is_divided_over_the_nics() -> None:
+    async def scene(world: World) -> None:
+        await world.leave()
+        world.governor.heard("out", 300_000)
+        await until(lambda: world.rates == [("out", 300_000)])
+        for link in ("e0", "e1"):
+            assert "ceil 1200Kbit" in tool("tc", "class", "show", "dev", link, "classid", "4c4d:100")
+        tool("ip", "link", "set", "e1-far", "down")
+        world.governor.heard("out", 100_000)
+        world.tick()
+        assert world.rates[-1] == ("out", 100_000)
+        world.governor.heard("out", None)
+        await until(lambda: world.rates[-1] == ("out", 0))
+
+    play({}, scene)
+
+
 def test_an_arriving_journey_hears_nothing() -> None:
     async def scene(world: World) -> None:
         await world.arrive()

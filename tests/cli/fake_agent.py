@@ -220,6 +220,9 @@ class FakeHost:
         self.console = ""
         self.refusals: dict[str, LivemoveError] = {}
         """Method and path to what is answered instead."""
+        self.answers: dict[str, Any] = {}
+        """Method and path to a body, for what :meth:`answer` has no script for."""
+        self.queries: dict[str, dict[str, str]] = {}
         self.on_poll: Callable[[int], None] = lambda _: None
         self.calls: list[tuple[str, Any]] = []
         self._played: list[JourneyView] = []
@@ -365,6 +368,9 @@ class FakeHost:
             try:
                 if call in self.refusals:
                     raise self.refusals[call]
+                self.queries[call] = dict(request.query_params)
+                if call in self.answers:
+                    return JSONResponse(_json(self.answers[call]))
                 found = await self.answer(request.method, path, dict(request.query_params), body)
             except LivemoveError as error:
                 return JSONResponse(error.to_json(), status_code=409)
