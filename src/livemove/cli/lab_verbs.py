@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+from dataclasses import asdict
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,15 +14,21 @@ from livemove.cli.output import Usage, print_json, say, table, warn
 from livemove.cli.verb import AsJson, group, verb
 
 if TYPE_CHECKING:
-    from livemove.lab.lab import LabStatus
+    from livemove.lab.in_force import Fault
+    from livemove.lab.lab import Lab, LabStatus
     from livemove.lab.link_spec import LinkSpec
 
 app = group("A lab: several hosts on this one machine (needs root).")
 
 LINK_HELP = (
-    "A link between all hosts, such as 1Gbit, unshaped or 250Mbit,queue=5ms; may be repeated. Options: queue=TIME|SIZE; "
+    "A link between all hosts, such as 1Gbit, unshaped or 250Mbit,queue=5ms; may be repeated. Options: queue=TIME or SIZE; "
     "mtu=BYTES, or mtu=9000/1500 host by host; offloads=off; switched (all shaping is in a switch, not on the hosts' NICs); "
     "switch-mtu=BYTES (what is larger vanishes in the switch); subnet=0 (second NICs in the subnet of link 0)."
+)
+
+AMOUNT_HELP = (
+    "lose: percent, such as 1 or 0.5; drop-large: the largest size that passes, in bytes; rate: such as 250Mbit, or "
+    "'unshaped'; mtu: bytes."
 )
 
 LabName = Annotated[str, typer.Option("--name", metavar="NAME", help="Labs of different names live side by side.")]
@@ -53,7 +61,7 @@ async def up(
             raise
     state = await lab.status()
     if as_json:
-        print_json(_as_json(state))
+        print_json(asdict(state))
     else:
         _print_status(state)
         if agents:
@@ -77,14 +85,133 @@ async def down(name: LabName = "lab", as_json: AsJson = False) -> None:
 @app.command("status")
 @verb
 async def status(name: LabName = "lab", as_json: AsJson = False) -> None:
-    """A lab's hosts, links and processes."""
+    """A lab's hosts, links and processes, and the faults that are in force."""
     from livemove.lab import lab
+    from livemove.lab.in_force import in_force
+    from livemove.lab.registry import Phase
 
     state = await lab.status(name)
+    found = await in_force(lab.Lab.open(name)) if state.phase is Phase.UP else []
     if as_json:
-        print_json(_as_json(state))
+        print_json({**asdict(state), "faults": [asdict(each) for each in found]})
     else:
         _print_status(state)
+        _print_faults(found)
+
+
+class FaultKind(StrEnum):
+    """What may go wrong with a network."""
+
+    CUT = "cut"
+    BLACK_HOLE = "black-hole"
+    LOSE = "lose"
+    DROP_LARGE = "drop-large"
+    RATE = "rate"
+    MTU = "mtu"
+
+
+NetworkName = Annotated[
+    str, typer.Argument(metavar="NETWORK", help="link0, link1 or just its number; control; guests.")
+]
+
+
+@app.command("fault")
+@verb
+async def fault(
+    kind: Annotated[FaultKind, typer.Argument(metavar="KIND", help=", ".join(FaultKind))],
+    network: NetworkName,
+    amount: Annotated[str, typer.Argument(metavar="AMOUNT", help=AMOUNT_HELP)] = "",
+    host: Annotated[
+        str | None,
+        typer.Option(metavar="HOST", help="This host's cable, or what this host sends; everybody's if not given."),
+    ] = None,
+    name: LabName = "lab",
+    as_json: AsJson = False,
+) -> None:
+    """Break a network of a lab while it runs, to see what becomes of a migration.
+
+    cut: no carrier. black-hole: all that is sent vanishes, with the carrier there. lose: a share of it vanishes at random.
+    drop-large: packets over a size vanish, as in a switch with a smaller MTU. rate, mtu: another rate; another MTU of one
+    host's NIC. With --host the faults of packets are of one direction. 'livemove lab heal' undoes all of them.
+    """
+    from livemove.base.units import parse_rate
+    from livemove.lab import faults
+    from livemove.lab.lab import Lab
+
+    if (kind in (FaultKind.CUT, FaultKind.BLACK_HOLE)) == bool(amount):
+        raise Usage(
+            f"'{kind}' {'has no' if amount else 'needs an'} amount.", remedy="'livemove lab fault --help' lists them."
+        )
+    lab = Lab.open(name)
+    which = _which(network)
+    match kind:
+        case FaultKind.CUT:
+            await faults.cut(lab, which, host=host)
+        case FaultKind.BLACK_HOLE:
+            await faults.black_hole(lab, which, sender=host)
+        case FaultKind.LOSE:
+            await faults.lose(lab, which, _percent(amount), sender=host)
+        case FaultKind.DROP_LARGE:
+            await faults.drop_large(lab, which, _bytes(amount), sender=host)
+        case FaultKind.RATE:
+            await faults.set_rate(lab, which, None if amount == "unshaped" else parse_rate(amount), host=host)
+        case FaultKind.MTU:
+            if host is None:
+                raise Usage("'mtu' is one host's.", remedy="Add --host HOST.")
+            await faults.set_mtu(lab, which, host, _bytes(amount))
+    await _tell_faults(lab, as_json=as_json)
+
+
+@app.command("heal")
+@verb
+async def heal(
+    network: NetworkName,
+    host: Annotated[str | None, typer.Option(metavar="HOST", help="Only this host's cable.")] = None,
+    name: LabName = "lab",
+    as_json: AsJson = False,
+) -> None:
+    """Undo all faults of a network of a lab; returns when packets pass again."""
+    from livemove.lab import faults
+    from livemove.lab.lab import Lab
+
+    lab = Lab.open(name)
+    await faults.restore(lab, _which(network), host=host)
+    await _tell_faults(lab, as_json=as_json)
+
+
+def _which(network: str) -> str:
+    return f"link{network}" if network.isdecimal() else network
+
+
+def _percent(text: str) -> float:
+    try:
+        return float(text.removesuffix("%"))
+    except ValueError as error:
+        raise Usage(f"'{text[:64]}' is not a percentage.", remedy="Write such as 'lose link0 0.5'.") from error
+
+
+def _bytes(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) < 7):
+        raise Usage(f"'{text[:64]}' is not a number of bytes.", remedy="Write such as 'drop-large link0 1500'.")
+    return int(text)
+
+
+async def _tell_faults(lab: Lab, *, as_json: bool) -> None:
+    """Print the faults that are in force now."""
+    from livemove.lab.in_force import in_force
+
+    found = await in_force(lab)
+    if as_json:
+        print_json({"name": lab.spec.name, "faults": [asdict(each) for each in found]})
+    elif not found:
+        say(f"Nothing is broken in lab '{lab.spec.name}'.")
+    else:
+        _print_faults(found)
+
+
+def _print_faults(found: list[Fault]) -> None:
+    for each in found:
+        say(f"{each.network}, {' and '.join(each.hosts)}: {each.what}")
 
 
 @app.command("run", context_settings={"allow_interspersed_args": False})
@@ -131,12 +258,6 @@ def link_text(spec: LinkSpec) -> str:
     if spec.subnet is not None:
         parts.append(f"in the subnet of link{spec.subnet}")
     return ", ".join(parts)
-
-
-def _as_json(state: LabStatus) -> dict[str, object]:
-    from dataclasses import asdict
-
-    return asdict(state)
 
 
 def _print_status(state: LabStatus) -> None:

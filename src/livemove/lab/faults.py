@@ -6,22 +6,18 @@ when no host is named. Every fault may be repeated, and ends with the lab.
 
 from __future__ import annotations
 
-import contextlib
 import signal
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
 
-from livemove.base.errors import BadQuantity, MissingPrerequisite
-from livemove.lab import ingress, links, processes
+from livemove.base.errors import BadQuantity
+from livemove.lab import in_force, ingress, links, processes
+from livemove.lab.in_force import BLACK_HOLE, LARGE, LOSS, PURPOSES, TABLE
 from livemove.lab.lab import Lab
 from livemove.lab.link_spec import LinkSpec, check_mtu
 from livemove.lab.namespaces import together
 from livemove.lab.topology import Cable, End, Network
-
-TABLE = "livemove_lab"
-#: The faults that are packets vanishing; each has a chain of its own, so that they add up.
-BLACK_HOLE, LOSS, LARGE = "hole", "loss", "large"
 
 
 async def cut(lab: Lab, which: int | str, *, host: str | None = None) -> None:
@@ -42,12 +38,20 @@ async def heal(lab: Lab, which: int | str, *, host: str | None = None) -> None:
     """
     network = lab.spec.network(which)
     ends = [end for cable in network.cables_of(host) for end in cable.ends]
-    await _filter(
-        lab, ((end, ingress.take_away(TABLE, purpose, end)) for end in ends for purpose in (BLACK_HOLE, LOSS, LARGE))
-    )
+    await _filter(lab, ((end, ingress.take_away(TABLE, purpose, end)) for end in ends for purpose in PURPOSES))
     # addresses survived; routes of an interface that was down did not
     await together(*(lab.tools.ip(lab.spec.namespace(end.member), links.connection(end, network)) for end in ends))
     await links.wait_ends(lab.tools, lab.spec, ends)
+
+
+async def restore(lab: Lab, which: int | str, *, host: str | None = None) -> None:
+    """:func:`heal`, and rates and MTUs as the lab was defined. Raises BadDefinition for an unknown network or host."""
+    await heal(lab, which, host=host)
+    network = lab.spec.network(which)
+    for cable in network.cables_of(host):
+        for end in cable.ends:
+            await lab.tools.ip(lab.spec.namespace(end.member), [f"link set {end.interface} mtu {end.mtu}"])
+        await set_rate(lab, which, network.spec.rate_bytes_per_s, host=cable.near.member)
 
 
 async def black_hole(lab: Lab, which: int | str, *, sender: str | None = None) -> None:
@@ -55,7 +59,7 @@ async def black_hole(lab: Lab, which: int | str, *, sender: str | None = None) -
 
     Raises BadDefinition for an unknown network or host.
     """
-    await _vanish(lab, lab.spec.network(which), BLACK_HOLE, sender, "drop", "black hole")
+    await _vanish(lab, lab.spec.network(which), BLACK_HOLE, sender, "drop", "all that it sends vanishes")
 
 
 async def lose(lab: Lab, which: int | str, percent: float, *, sender: str | None = None) -> None:
@@ -72,7 +76,7 @@ async def lose(lab: Lab, which: int | str, percent: float, *, sender: str | None
         return
     # nft takes no comparison that is always true
     rule = "drop" if of_10000 == 10_000 else f"numgen random mod 10000 < {of_10000} drop"
-    await _vanish(lab, network, LOSS, sender, rule, f"{percent:g} % lost")
+    await _vanish(lab, network, LOSS, sender, rule, f"{percent:g} % of what it sends is lost")
 
 
 async def drop_large(lab: Lab, which: int | str, over_bytes: int, *, sender: str | None = None) -> None:
@@ -85,13 +89,14 @@ async def drop_large(lab: Lab, which: int | str, over_bytes: int, *, sender: str
     check_mtu(over_bytes)
     links.trim(lab.spec, network)
     rule = ingress.larger_than(over_bytes)
-    await _vanish(lab, network, LARGE, sender, rule, f"larger than {over_bytes} B lost")
+    await _vanish(lab, network, LARGE, sender, rule, f"packets over {over_bytes} B that it sends vanish")
 
 
 async def set_rate(lab: Lab, which: int | str, rate_bytes_per_s: int | None, *, host: str | None = None) -> None:
     """Change the rate in both directions, of the network or of `host`'s cable, with a queue of as much time; None: unshaped.
 
-    Connections live on. Raises BadDefinition for an unknown network or host, BadQuantity for a rate out of range.
+    Connections live on. Unless the link is `switched`, a queueing discipline that somebody gave a host's NIC is replaced.
+    Raises BadDefinition for an unknown network or host, BadQuantity for a rate out of range.
     """
     network = lab.spec.network(which)
     spec = rescaled(network.spec, rate_bytes_per_s)
@@ -101,10 +106,8 @@ async def set_rate(lab: Lab, which: int | str, rate_bytes_per_s: int | None, *, 
         namespace = lab.spec.namespace(member)
         if spec.rate_bytes_per_s is not None:
             await lab.tools.tc(namespace, [links.shaper(interface, spec)])
-        else:
-            # fails when there is nothing to remove
-            with contextlib.suppress(MissingPrerequisite):
-                await lab.tools.tc(namespace, [f"qdisc del dev {interface} root"])
+        elif interface in (await in_force.look(lab.tools, namespace)).rates_bytes_per_s:
+            await lab.tools.tc(namespace, [f"qdisc del dev {interface} root"])
 
 
 def rescaled(spec: LinkSpec, rate_bytes_per_s: int | None) -> LinkSpec:
