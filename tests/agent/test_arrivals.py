@@ -12,6 +12,7 @@ import pytest
 
 from livemove.agent.arrival_effects import Arrival
 from livemove.agent.arrivals import Arrivals
+from livemove.agent.networking import AgentNetworking
 from livemove.agent.vm_records import VmRecord, VmRecords
 from livemove.agent.vms import Vms
 from livemove.api.incoming_models import OfferBody
@@ -64,7 +65,9 @@ async def b(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[De
     await database.open()
     records, journal = VmRecords(database), Journal(database, clock, "B")
     vms = Vms(lambda: settings, cast(Any, None), records)
-    arrivals = Arrivals(lambda: settings, vms, journal, clock, lambda address: cast(OfferBody, None))
+    arrivals = Arrivals(
+        lambda: settings, vms, journal, clock, lambda: cast(OfferBody, None), cast(AgentNetworking, None)
+    )
     made = Destination(records, journal, arrivals)
     monkeypatch.setattr(vms, "discard_orphan", made.end_orphan)
     yield made

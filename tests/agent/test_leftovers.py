@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from livemove.agent.orphans import qemus_under
-from livemove.migration.receiving import read_filters
+from livemove.migration.packet_filter import read_filters
 
 #: Runs in a network namespace that ends with it; prints what was found, removed and left as JSON.
 PROGRAM = """
@@ -33,7 +33,7 @@ from livemove.hypervisor.probe_guest import DIES_WITH_US
 from livemove.hypervisor.process import QemuProcess, start_ticks
 from livemove.migration.journal import DESTINATION, SOURCE, Journal, Record
 from livemove.migration.model import Incoming, IncomingPhase
-from livemove.migration.receiving import admit_only, filter_name, list_filters
+from livemove.migration.packet_filter import admit_only, filter_name, list_filters
 from livemove.network.host_changes import HostChanges
 from livemove.policy.host_setup import Sysctl
 from livemove.network.taps import make_tap, tap_name
@@ -83,10 +83,10 @@ async def main():
         (base / "run" / "keys" / name).mkdir(parents=True)
         (base / "run" / "keys" / name / "keys.psk").write_text("secret")
     for name in ("gone-0001", "open-0001"):
-        await admit_only(name, "192.0.2.1", 49152)
+        await admit_only(name, [("192.0.2.1", "192.0.2.2")], 49152)
     # the ids of others: one that this host never heard of, and one of a journey that left here
     for name in ("theirs-0001", "sent-0001"):
-        await admit_only(name, "192.0.2.1", 49153)
+        await admit_only(name, [("192.0.2.1", "192.0.2.2")], 49153)
     subprocess.run(["nft", "add", "table", "inet", "mine"], check=True)
     subprocess.run(["ip", "link", "add", "br0", "type", "bridge"], check=True)
     theirs = tap_name("lost", OLD, 0)

@@ -16,6 +16,7 @@ from livemove.api import client_connection
 from livemove.api.bandwidth_models import BandwidthLimit
 from livemove.api.client import AgentClient
 from livemove.api.incoming_models import (
+    AskBuild,
     AskDigests,
     AskFitness,
     AskGo,
@@ -67,7 +68,9 @@ def answers(status: int = 200, body: Any = None, **more: Any) -> Handler:
     return lambda _: httpx.Response(status, json=body, **more) if body is not None else httpx.Response(status, **more)
 
 
-LISTEN = AskListen(capabilities=[], parameters={"a": 1}, psk_hex="", source_address="10.0.0.1")
+PATH = {"source": "10.0.0.1", "destination": "10.0.0.2"}
+BUILD = AskBuild.model_validate({"paths": [PATH]})
+LISTEN = AskListen.model_validate({"capabilities": [], "parameters": {"a": 1}, "psk_hex": "", "paths": [PATH]})
 FITNESS = AskFitness(frozen="{}", definition="", source_accelerator="tcg")
 JOURNEY = AskJourney(vm="db1", destination="B", grant="g")
 
@@ -120,7 +123,7 @@ REQUESTS: dict[str, tuple[Callable[[AgentClient], Any], str, dict[str, str]]] = 
         "POST /incoming/j-1/fitness",
         {"dry_run": "true"},
     ),
-    "build_skeleton": (lambda c: c.build_skeleton("j-1"), "POST /incoming/j-1/skeleton", {}),
+    "build_skeleton": (lambda c: c.build_skeleton("j-1", BUILD), "POST /incoming/j-1/skeleton", {}),
     "listen": (lambda c: c.listen("j-1", LISTEN), "POST /incoming/j-1/listen", {}),
     "arm": (lambda c: c.arm("j-1"), "POST /incoming/j-1/arm", {}),
     "open_memory": (lambda c: c.open_memory("j-1"), "POST /incoming/j-1/memory", {}),

@@ -204,7 +204,8 @@ class World:
 
     def start_journey(
         self, vm: str, source: str, max_bandwidth: str = "", verify: Literal["full", "sample", "off"] | None = None,
-        downtime_s: float | None = None, throttle: bool = False,
+        downtime_s: float | None = None, throttle: bool = False, deadline_s: float | None = None,
+        option: Literal["auto", "tcp", "compression", "multichannel"] | None = None, paths: str | None = None,
     ) -> str:  # fmt: skip
         """Begin to move a VM away from `source`, as ``migrate --detach`` does; the journey's id."""
         view, destination = self.vm(source, vm), other(source)
@@ -212,7 +213,7 @@ class World:
         grant = self.ask(destination, lambda agent: agent.ask_grant(vm, view.uuid, source))
         options = JourneyOptions(
             max_bandwidth_bytes_per_s=parse_rate(max_bandwidth) if max_bandwidth else None, verify=verify,
-            downtime_s=downtime_s, throttle=throttle,
+            downtime_s=downtime_s, throttle=throttle, deadline_s=deadline_s, option=option, paths=paths,
         )  # fmt: skip
         body = AskJourney(vm=vm, destination=destination, grant=grant, options=options)
         return self.ask(source, lambda agent: agent.start_journey(body)).id
@@ -284,16 +285,19 @@ class World:
 
 
 @contextmanager
-def lab_world(name: str, link: str, settings: Mapping[str, agents.Setting] | None = None) -> Iterator[World]:
+def lab_world(
+    name: str, link: str | Sequence[str], settings: Mapping[str, agents.Setting] | None = None, *, hosts: str = "A,B"
+) -> Iterator[World]:
     """A lab of two hosts with their agents; what it leaves behind when it is taken down is a failure.
 
     VMs in it have names that begin with its own.
     """
     asyncio.run(down(name))
-    lab = asyncio.run(Lab.up(parse_lab(name, "A,B", [link])))
+    lab = asyncio.run(Lab.up(parse_lab(name, hosts, [link] if isinstance(link, str) else link)))
     made = World(lab)
     try:
-        made.open(settings)
+        # auto would decide by how busy this machine happens to be
+        made.open({"option": "tcp", **(settings or {})})
         yield made
     finally:
         made.close()

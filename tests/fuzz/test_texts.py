@@ -26,7 +26,7 @@ from livemove.hypervisor.machine_facts import memory_available_bytes
 from livemove.hypervisor.memory import describe_smaps
 from livemove.hypervisor.qmp import is_answer
 from livemove.lab.reference import parse_fields
-from livemove.migration.receiving import read_filters
+from livemove.migration.packet_filter import read_filters
 
 from .frozen import frozen_vm
 from .profile import altered, anything, fuzz

@@ -21,7 +21,10 @@ from livemove.migration.journal import SOURCE, Record
 from livemove.migration.ledger import Ledger
 from livemove.migration.machine import begin
 from livemove.policy.convergence import Contract, Sample
+from livemove.policy.paths import PathWish
 
+#: A journey that never came to its network.
+ROUTE = cast(Any, SimpleNamespace(paths=PathWish(), networking=None))
 RECORD = Record("j1", SOURCE, "db1", "uuid-1", "A", "B", "ann", 0.0, {})
 
 
@@ -53,8 +56,8 @@ class Qemu:
 
 async def undo(qemu: Qemu, *, holds: bool, resume: bool = True) -> Event | None:
     departure = DirectDeparture(
-        RECORD, cast(Any, qemu), cast(Any, None), cast(Any, None), Ledger(0.0), ManualClock(), lambda event: None,
-        cast(Any, None),
+        RECORD, cast(Any, qemu), cast(Any, None), ROUTE, Ledger(0.0), ManualClock(), lambda event: None,
+        cast(Any, None), lambda text, level: None,
     )  # fmt: skip
     departure.engine = cast(Any, qemu)
     departure.preparation.holds_lease = holds
@@ -111,8 +114,8 @@ async def test_a_qemu_that_hung_is_looked_at_again():
     """Else its rounds would go on for ever: nobody would see that the rest fits into the downtime."""
     heard: list[Event] = []
     departure = DirectDeparture(
-        RECORD, cast(Any, Qemu([], [])), cast(Any, None), cast(Any, None), Ledger(0.0), ManualClock(), heard.append,
-        cast(Any, None),
+        RECORD, cast(Any, Qemu([], [])), cast(Any, None), ROUTE, Ledger(0.0), ManualClock(), heard.append,
+        cast(Any, None), lambda text, level: None,
     )  # fmt: skip
     answers: list[Any] = [QemuSilent("It does not answer."), Sample(2.0, 2, 1 << 20, 1e6), QemuGone("It is gone.")]
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from livemove.agent.arrival_connection import ArrivalConnection
 from livemove.agent.vm_processes import Running
 from livemove.agent.vm_records import VmRecord
 from livemove.agent.vms import Vms
@@ -34,7 +35,7 @@ from livemove.migration.direct import forget_credentials, remove_keys
 from livemove.migration.incoming import QEMU_ENDED, Answer, Effect, RefusedRequest, Request, step
 from livemove.migration.journal import Journal, Record
 from livemove.migration.model import Incoming, IncomingPhase
-from livemove.migration.receiving import LoadedWatch, PortProbe, remove_filter
+from livemove.migration.receiving import LoadedWatch
 from livemove.migration.threads import process_cpu_seconds
 
 _log = logging.getLogger(__name__)
@@ -57,13 +58,11 @@ class Arrival:
     definition: str = ""
     grant_role: str = "operator"
     running: Running | None = None
-    probe: PortProbe | None = None
+    connection: ArrivalConnection | None = None
     loaded: LoadedWatch | None = None
     cpu_start_s: float = 0.0
     cpu_seconds: float | None = None
     agent_cpu_start_s: float = 0.0
-    port: int = 0
-    filtered: bool = False
     #: its QEMU was ended by us, and the journal may not say so yet
     ended: bool = False
     last_contact_s: float = 0.0
@@ -328,10 +327,8 @@ class ArrivalEffects:
         spawn(self._forget_network(arrival), name=f"forget network of {journey}")
 
     async def _forget_network(self, arrival: Arrival) -> None:
-        if arrival.probe is not None:
-            await arrival.probe.close()
-        if arrival.filtered:
-            await remove_filter(arrival.record.id)
+        if arrival.connection is not None:
+            await arrival.connection.close()
         # answers about it are asked again for a while; afterwards the database gives them
         await asyncio.sleep(60)
         self._forget(arrival.record.id)

@@ -12,12 +12,15 @@ import pwd
 import time
 from collections.abc import Callable
 
+from livemove.agent.arrival_connection import ArrivalConnection
 from livemove.agent.arrival_effects import DYING_S, SOURCE_ENDED, Arrival, ArrivalEffects
 from livemove.agent.arrival_memory import ArrivalMemory
 from livemove.agent.fitness import check_files, check_fitness, read_frozen
 from livemove.agent.grants import Grant
+from livemove.agent.networking import AgentNetworking
 from livemove.agent.vms import Vms
 from livemove.api.incoming_models import (
+    AskBuild,
     AskFitness,
     AskListen,
     BuildAnswer,
@@ -27,12 +30,12 @@ from livemove.api.incoming_models import (
     OfferBody,
     OwnershipAnswer,
 )
+from livemove.api.network_models import HostNetworksBody
 from livemove.base.clock import Clock
 from livemove.base.errors import (
     Conflict,
     LeaseMismatch,
     LivemoveError,
-    MissingPrerequisite,
     NotPermitted,
     PeerViolation,
     UnknownJourney,
@@ -45,7 +48,8 @@ from livemove.migration.direct import configure_qemu, remove_keys
 from livemove.migration.incoming import Effect, RefusedRequest, Request
 from livemove.migration.journal import DESTINATION, Journal, Record
 from livemove.migration.model import Incoming, IncomingPhase
-from livemove.migration.receiving import LoadedWatch, PortProbe, admit_only, listen_in_qemu, remove_filter
+from livemove.migration.packet_filter import remove_filter
+from livemove.migration.receiving import LoadedWatch, listen_in_qemu
 
 _log = logging.getLogger(__name__)
 
@@ -59,20 +63,20 @@ class Arrivals:
 
     def __init__(
         self, settings: Callable[[], HostSettings], vms: Vms, journal: Journal, clock: Clock,
-        offer: Callable[[str], OfferBody],
+        offer: Callable[[], OfferBody], networking: AgentNetworking,
     ) -> None:  # fmt: skip
         self._settings = settings
         self._vms = vms
         self._journal = journal
         self._clock = clock
         self._offer = offer
+        self._networking = networking
         self._arrivals: dict[str, Arrival] = {}
         self.queue = AdmissionQueue(settings().simultaneous)
         self._asked_s: dict[str, float] = {}
         self._effects = ArrivalEffects(
             settings, vms, journal, clock, self.queue, lambda journey: self._arrivals.pop(journey, None)
         )
-        self.default_address = ""
         self.memory = ArrivalMemory(self._get, clock)
 
     def all(self) -> list[Arrival]:
@@ -86,10 +90,6 @@ class Arrivals:
             raise NotPermitted(f"Journey {journey} comes from {arrival.record.source}, not from {source}.")
         arrival.last_contact_s = self._clock.monotonic_s()
         return arrival
-
-    @property
-    def migration_address(self) -> str:
-        return self._settings().migration_address or self.default_address
 
     def knows(self, journey: str) -> bool:
         """Whether the journey was admitted already."""
@@ -143,7 +143,9 @@ class Arrivals:
         await self._refuse_other_leases(source, asked.lease_domain)
         if dry_run:
             await check_files(frozen, self._vms, self._settings())
-            return self._fitness_answer(check_fitness(frozen, asked.source_accelerator, self._vms, self._settings()))
+            return await self._fitness_answer(
+                check_fitness(frozen, asked.source_accelerator, self._vms, self._settings())
+            )
         arrival = self._get(journey, source)
         if (frozen.name, frozen.uuid) != (arrival.record.vm, arrival.record.vm_uuid):
             raise NotPermitted("The grant is for another VM than the one that was sent.")
@@ -157,7 +159,7 @@ class Arrivals:
             self._expect(arrival, IncomingPhase.RESERVED)
             self._vms.reserved_bytes[journey] = frozen.memory_bytes
             arrival.frozen, arrival.definition = frozen, asked.definition
-        return self._fitness_answer(notes)
+        return await self._fitness_answer(notes)
 
     async def _refuse_other_leases(self, source: str, theirs: str) -> None:
         ours = await self._vms.lease_domain()
@@ -174,28 +176,35 @@ class Arrivals:
         if arrival.state.phase is not phase:
             raise PeerViolation(f"Journey {arrival.record.id} is {arrival.state.phase.value}, not {phase.value}.")
 
-    def _fitness_answer(self, notes: list[str]) -> FitnessAnswer:
+    async def _fitness_answer(self, notes: list[str]) -> FitnessAnswer:
         return FitnessAnswer(
-            offer=self._offer(""), migration_address=self.migration_address,
+            offer=self._offer(), networks=HostNetworksBody.of(await self._networking.own()),
             trusted_networks=list(self._settings().trusted_networks), notes=tuple(notes),
         )  # fmt: skip
 
-    async def build(self, journey: str, source: str) -> BuildAnswer:
-        """Step 4: the skeleton VM, and our own listener on the port that QEMU will take."""
+    async def build(self, journey: str, source: str, asked: AskBuild) -> BuildAnswer:
+        """Step 4: the skeleton VM, and our own listeners on the port that QEMU will take."""
         arrival = self._get(journey, source)
         async with arrival.lock:
             if arrival.frozen is None:
                 raise PeerViolation("The skeleton was asked for before the fitness check.")
             self._expect(arrival, IncomingPhase.RESERVED)
+            await self._networking.check(asked.paths)
             started_s = self._clock.monotonic_s()
             await self._effects.request(arrival, Request.BUILD)
-            taken = {other.port for other in self._arrivals.values()}
-            arrival.probe = await PortProbe.open(self.migration_address, self._settings().ports, taken)
-            arrival.port = arrival.probe.port
+            taken = {other.connection.port for other in self._arrivals.values() if other.connection is not None}
+            arrival.connection = await ArrivalConnection.open(
+                journey,
+                asked.paths,
+                self._settings().ports,
+                taken,
+                self._networking,
+                self._journal.teller(arrival.record),
+            )
             await self._effects.request(arrival, Request.BUILT)
             return BuildAnswer(
-                probe_port=arrival.port,
-                probe_nonce=arrival.probe.nonce,
+                probe_port=arrival.connection.port,
+                probe_nonce=arrival.connection.nonce,
                 qemu_ms=(self._clock.monotonic_s() - started_s) * 1e3,
             )
 
@@ -206,27 +215,19 @@ class Arrivals:
         arrival = self._get(journey, source)
         async with arrival.lock:
             self._expect(arrival, IncomingPhase.BUILT)
-            assert arrival.probe is not None and arrival.running is not None
+            assert arrival.connection is not None and arrival.running is not None
             monitor = arrival.running.monitor
             settings = self._settings()
-            await arrival.probe.close()
-            arrival.filtered = True
-            try:
-                # where the probe came from is what this host sees of the source, whatever lies between them
-                await admit_only(journey, arrival.probe.source or asked.source_address, arrival.port)
-            except MissingPrerequisite as error:
-                if not asked.psk_hex:
-                    raise
-                _log.warning("the migration port is open to strangers, who may disturb the journey: %s", error.message)
+            address = await arrival.connection.hand_to_qemu(asked)
             arrival.loaded = LoadedWatch(monitor)
             await configure_qemu(
                 monitor, tuple(asked.capabilities), dict(asked.parameters), psk_hex=asked.psk_hex,
                 psk_dir=self._effects.key_dir(journey), endpoint="server",
                 owner_uid=pwd.getpwnam(settings.qemu_user).pw_uid if settings.qemu_user else None,
             )  # fmt: skip
-            await listen_in_qemu(monitor, self.migration_address, arrival.port)
+            await listen_in_qemu(monitor, address, arrival.connection.port, mptcp=asked.mptcp)
             await self._effects.request(arrival, Request.LISTEN)
-            return ListenAnswer(address=self.migration_address, port=arrival.port)
+            return ListenAnswer(port=arrival.connection.port, notes=arrival.connection.notes)
 
     # Steps 7 to 9: ownership ----------------------------------------------------------------------------------------
 
@@ -347,13 +348,14 @@ class Arrivals:
             raise NotPermitted(f"Journey {journey} comes from {record.source}, not from {source}.")
         return OwnershipAnswer(owned=state.phase.owns, running=state.continued, reason=state.reason)
 
-    def facts(self, journey: str, source: str) -> DestinationFacts:
+    async def facts(self, journey: str, source: str) -> DestinationFacts:
         """What the source's report says of this side; also the source's sign of life during the copy."""
         arrival = self._get(journey, source)
         return DestinationFacts(
             cpu_seconds=arrival.cpu_seconds or 0.0,
             agent_cpu_seconds=time.process_time() - arrival.agent_cpu_start_s if arrival.running else 0.0,
             vm_state=arrival.running.status if arrival.running and arrival.state.phase.owns else "arriving",
+            paths=await arrival.connection.totals() if arrival.connection and arrival.state.phase.owns else [],
         )
 
     # Restart and end ------------------------------------------------------------------------------------------------
@@ -394,7 +396,7 @@ class Arrivals:
             if arrival.running is not None and self._vms.find_running(arrival.record.vm) is not arrival.running:
                 await cancel_and_wait(arrival.running.watch)
                 await arrival.running.monitor.close()
-            if arrival.probe is not None:
-                await arrival.probe.close()
+            if arrival.connection is not None:
+                await arrival.connection.leave()
             if arrival.memory is not None:
                 await arrival.memory.close()

@@ -10,6 +10,7 @@ from livemove.base.settings import HostSettings
 from livemove.base.units import parse_duration, parse_rate
 from livemove.migration.model import Verify
 from livemove.policy.convergence import Contract
+from livemove.policy.paths import PathWish, UsePaths, parse_wish
 from livemove.policy.transport import Wish
 
 
@@ -23,7 +24,15 @@ def contract_of(options: JourneyOptions, settings: HostSettings) -> Contract:
 def wish_of(options: JourneyOptions, settings: HostSettings) -> Wish:
     """What the two QEMUs are to agree on; TLS unless the network turns out to be trusted."""
     channels = settings.channels if options.channels is None else options.channels
-    return Wish(options.option or settings.option, channels, settings.compression_level, True, options.throttle)
+    option = options.option or settings.option
+    multipath = option == "multichannel" or (option != "tcp" and paths_of(options, settings).use is not UsePaths.ONE)
+    return Wish(option, channels, settings.compression_level, True, options.throttle, multipath)
+
+
+def paths_of(options: JourneyOptions, settings: HostSettings) -> PathWish:
+    """The networks to use. Raises BadSetting for a text that names none."""
+    option = options.option or settings.option
+    return parse_wish(options.paths or ("all" if option == "multichannel" else settings.paths))
 
 
 def verify_of(options: JourneyOptions, settings: HostSettings) -> Verify:

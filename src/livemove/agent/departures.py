@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from livemove.agent.asked import bandwidth_of, both_trust, contract_of, verify_of, wish_of
+from livemove.agent.asked import bandwidth_of, both_trust, contract_of, paths_of, verify_of, wish_of
 from livemove.agent.last_events import keep_end
 from livemove.agent.late_client import LateClient
 from livemove.agent.leaving import LeavingVm
@@ -45,7 +45,7 @@ from livemove.migration.points import CREATED
 from livemove.migration.preparing import Route
 from livemove.migration.report import make_report, progress_view
 from livemove.migration.runner import JourneyRunner
-from livemove.network.routes import source_address_towards
+from livemove.migration.source_paths import Networking
 from livemove.policy.transport import Offer
 
 #: How long a journey may take to be undone when the agent is told to end.
@@ -70,7 +70,8 @@ class Departures:
 
     def __init__(
         self, settings: Callable[[], HostSettings], vms: Vms, journal: Journal, clock: Clock,
-        client_to: Callable[[str], AgentClient], learn_cluster: Callable[[], Awaitable[object]], own_offer: Callable[[str], Awaitable[Offer]],
+        client_to: Callable[[str], AgentClient], learn_cluster: Callable[[], Awaitable[object]], own_offer: Callable[[], Awaitable[Offer]],
+        networking: Networking,
     ) -> None:  # fmt: skip
         self._settings = settings
         self._vms = vms
@@ -80,6 +81,7 @@ class Departures:
         self._learn_cluster = learn_cluster
         self.recovery = Recovery(vms, journal, clock, client_to)
         self._own_offer = own_offer
+        self._networking = networking
         self._open: dict[str, Departure] = {}
         self.queue = AdmissionQueue(settings().simultaneous)
         self._slot_freed = asyncio.Event()
@@ -170,7 +172,15 @@ class Departures:
                 runner.post(event)
 
         effects = DirectDeparture(
-            record, vm, client, self._route(asked, record), ledger, self._clock, post, lambda: self._slot(record.id)
+            record,
+            vm,
+            client,
+            self._route(asked, record),
+            ledger,
+            self._clock,
+            post,
+            lambda: self._slot(record.id),
+            self._journal.teller(record),
         )
         runner = JourneyRunner(
             record, state, effects, self._journal, ledger, self._clock, lambda now, cause: self._changed(record, now)
@@ -187,7 +197,7 @@ class Departures:
             grant=asked.grant, wish=wish_of(options, settings), max_bandwidth_bytes_per_s=bandwidth_of(options, settings),
             prepare_timeout_s=parse_duration(settings.prepare_timeout), key_dir=settings.run_dir / "keys" / record.id,
             qemu_uid=pwd.getpwnam(settings.qemu_user).pw_uid if settings.qemu_user else None, trusted=lambda address, theirs: both_trust(address, self._settings().trusted_networks, theirs),
-            source_address=source_address_towards, own_offer=self._own_offer,
+            own_offer=self._own_offer, paths=paths_of(options, settings), networking=self._networking,
         )  # fmt: skip
 
     async def plan(self, asked: AskJourney, role: str) -> PlanView:
@@ -209,7 +219,15 @@ class Departures:
         route = self._route(asked, record)
         async with await self._find_client(asked.destination) as client:
             effects = DirectDeparture(
-                record, vm, client, route, Ledger(self._clock.monotonic_s()), self._clock, lambda event: None, _nothing
+                record,
+                vm,
+                client,
+                route,
+                Ledger(self._clock.monotonic_s()),
+                self._clock,
+                lambda event: None,
+                _nothing,
+                lambda text, level: None,
             )
             await effects.preparation.refuse_blocked()
             fitness = await client.check_fitness(record.id, await effects.preparation.fitness_question(), dry_run=True)
@@ -223,7 +241,8 @@ class Departures:
             option_reason=agreement.option_reason, engine="direct", channels=agreement.channels,
             compression=agreement.compression, tls=agreement.tls,
             tls_reason="a key made for this journey" if agreement.tls else "the network is marked as trusted on both hosts",
-            migration_address=effects.findings.migration_address, memory_bytes=vm.frozen.memory_bytes,
+            migration_address=effects.paths.in_use[0].destination_address, paths=effects.paths.views(),
+            paths_left_out=effects.paths.left_out(), memory_bytes=vm.frozen.memory_bytes,
             downtime_s=contract.max_downtime_s, deadline_s=contract.deadline_s,
             max_bandwidth_bytes_per_s=route.max_bandwidth_bytes_per_s, verify=asked.options.verify or settings.verify,
             negotiated=[

@@ -20,6 +20,7 @@ from livemove.agent.governor import Governor
 from livemove.agent.identity import host_identity_dir
 from livemove.agent.leftovers import PROBE_DIR, Leftovers
 from livemove.agent.membership import Membership
+from livemove.agent.networking import AgentNetworking, why_no_mptcp
 from livemove.agent.nics import host_nics
 from livemove.agent.overruled import Overruled
 from livemove.agent.privacy import keep_private
@@ -42,8 +43,6 @@ from livemove.hypervisor.machine_facts import cpu_count, memory_available_bytes,
 from livemove.hypervisor.probe import QemuFacts, probe_qemu
 from livemove.migration.journal import Journal
 from livemove.migration.preparing import offer_from
-from livemove.network.host_changes import HostChanges
-from livemove.network.routes import link_speed_towards
 from livemove.network.shaping import Shaping, remove_everything
 from livemove.policy.transport import Offer
 
@@ -71,14 +70,15 @@ class Host:
         self.records = VmRecords(self.database)
         self.vms = Vms(lambda: self.settings, facts, self.records)
         self.journal = Journal(self.database, clock, settings.name)
-        self.arrivals = Arrivals(lambda: self.settings, self.vms, self.journal, clock, self.offer)
+        self.networking = AgentNetworking(lambda: self.settings, self.follower.learn, self._agent_address)
+        self.arrivals = Arrivals(lambda: self.settings, self.vms, self.journal, clock, self.offer, self.networking)
         self.departures = Departures(
-            lambda: self.settings, self.vms, self.journal, clock, self.client_to, self.follower.learn, self._own_offer
-        )
+            lambda: self.settings, self.vms, self.journal, clock, self.client_to, self.follower.learn, self._own_offer,
+            self.networking,
+        )  # fmt: skip
         self.found_again = FoundAgain(self.departures, self.vms, self.journal, clock, self.client_to)
-        self.host_changes = HostChanges(settings.run_dir / "host-changes.json")
         self.leftovers = Leftovers(
-            lambda: self.settings, self.vms, self.journal, self._open_journeys, self.host_changes
+            lambda: self.settings, self.vms, self.journal, self._open_journeys, self.networking.changes
         )
         self.overruled = Overruled(self.database, self.journal, self.client_to)
         self.departures.remind = self.overruled.remind
@@ -100,7 +100,6 @@ class Host:
         )
         self._context: ssl.SSLContext | None = None
         self._housekeeping: asyncio.Task[None] | None = None
-        self._incoming_speed_bytes_per_s = 0
 
     @classmethod
     async def start(cls, config: Path, *, clock: Clock | None = None) -> Host:
@@ -120,8 +119,6 @@ class Host:
         await host.database.open()
         try:
             await host.records.load()
-            address = host.cluster().address_of(settings.name).rpartition(":")[0].strip("[]")
-            host.arrivals.default_address = address
             await host.vms.find_again()
             await host.arrivals.find_again()
             await host.found_again.find_all()
@@ -133,7 +130,6 @@ class Host:
             await host.close()
             raise
         psutil.cpu_percent()  # the first call only sets the start of the interval that the next one measures
-        host._incoming_speed_bytes_per_s = await link_speed_towards(host.arrivals.migration_address)
         host._housekeeping = spawn(host._keep_house(), name="housekeeping")
         host.follower.start()
         return host
@@ -178,19 +174,22 @@ class Host:
 
     # What this host says of itself ----------------------------------------------------------------------------------
 
-    def offer(self, address: str = "") -> OfferBody:
-        """What this host's QEMU can do, and how busy the host is."""
+    def _agent_address(self) -> str:
+        """The address by which the cluster knows this agent."""
+        return self.cluster().address_of(self.settings.name).rpartition(":")[0].strip("[]")
+
+    def offer(self) -> OfferBody:
+        """What this host's QEMU can do, and how busy the host is; the speed of its links depends on the journey's paths."""
         facts = self.facts
         return OfferBody(
             version=facts.version, accelerator=facts.accelerator, capabilities=sorted(facts.capabilities),
             parameters=sorted(facts.parameters), compressions=sorted(facts.compressions), tls_psk=facts.has_tls_psk,
             cores=cpu_count(), idle_cores=round(cpu_count() * (1 - psutil.cpu_percent() / 100), 2),
-            link_bytes_per_s=self._incoming_speed_bytes_per_s,
+            link_bytes_per_s=0, no_mptcp=why_no_mptcp(self.settings.name, in_qemu=facts.has_mptcp),
         )  # fmt: skip
 
-    async def _own_offer(self, address: str) -> Offer:
-        body = self.offer()
-        return offer_from(body.model_copy(update={"link_bytes_per_s": await link_speed_towards(address)}))
+    async def _own_offer(self) -> Offer:
+        return offer_from(self.offer())
 
     def view(self) -> HostView:
         outgoing, incoming = self.departures.queue, self.arrivals.queue

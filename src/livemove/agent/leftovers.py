@@ -43,7 +43,7 @@ from livemove.hypervisor.command_line import CONSOLE_LOG, CONSOLE_SOCKET, QMP_SO
 from livemove.hypervisor.launch import QEMU_LOG, cgroup_of
 from livemove.hypervisor.process import QemuProcess
 from livemove.migration.journal import DESTINATION, Journal, JourneyTrace
-from livemove.migration.receiving import filter_name, list_filters, remove_filter
+from livemove.migration.packet_filter import filter_name, list_filters, remove_filter
 from livemove.network.host_changes import HostChanges
 from livemove.network.taps import remove_tap_patiently, taps_of
 

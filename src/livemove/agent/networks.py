@@ -23,7 +23,7 @@ async def host_networks(settings: HostSettings, default_address: str = "") -> Ho
     :raise MissingPrerequisite: the links cannot be listed.
     """
     links = await read_links(settings.speeds_bytes_per_s)
-    return HostNetworks(settings.name, links, settings.incoming, settings.migration_address or default_address)
+    return HostNetworks(settings.name, links, settings.admitted, settings.migration_address or default_address)
 
 
 def set_networks(state_dir: Path, serial: int, rules: Sequence[NetworkRule]) -> ClusterMap:

@@ -12,6 +12,7 @@ from livemove.agent.room import check_room
 from livemove.agent.tls_server import require_host
 from livemove.api.client_identity import Peer
 from livemove.api.incoming_models import (
+    AskBuild,
     AskDigests,
     AskFitness,
     AskGo,
@@ -77,10 +78,10 @@ def make_router(host: Host) -> APIRouter:
             return await arrivals.fitness(journey, peer.name, body, dry_run=dry_run)
 
     @router.post("/{journey}/skeleton")
-    async def skeleton(peer: Source, journey: str) -> BuildAnswer:
-        """Step 4: start the QEMU that waits for the VM, and our own listener on the port that it will take."""
+    async def skeleton(peer: Source, journey: str, body: AskBuild) -> BuildAnswer:
+        """Step 4: start the QEMU that waits for the VM, and our own listeners on the port that it will take."""
         with around("destination.request", "build"):
-            return await arrivals.build(journey, peer.name)
+            return await arrivals.build(journey, peer.name, body)
 
     @router.post("/{journey}/listen")
     async def listen(peer: Source, journey: str, body: AskListen) -> ListenAnswer:
@@ -144,7 +145,7 @@ def make_router(host: Host) -> APIRouter:
     @router.get("/{journey}/facts")
     async def facts(peer: Source, journey: str) -> DestinationFacts:
         """CPU time spent here and the VM's state, for the report; in the copy also the source's sign of life."""
-        return arrivals.facts(journey, peer.name)
+        return await arrivals.facts(journey, peer.name)
 
     @router.post("/{journey}/report", status_code=204)
     async def report(peer: Source, journey: str, body: ReportView) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends
 
 from livemove.agent.host import Host
-from livemove.agent.networks import host_networks, set_networks
+from livemove.agent.networks import set_networks
 from livemove.agent.tls_server import require_role
 from livemove.api.client_identity import Peer
 from livemove.api.cluster_map import ClusterMap
@@ -23,7 +23,7 @@ def make_router(host: Host) -> APIRouter:
 
     async def view(cluster: ClusterMap) -> NetworksView:
         return NetworksView(
-            own=HostNetworksBody.of(await host_networks(host.settings, host.arrivals.default_address)),
+            own=HostNetworksBody.of(await host.networking.own()),
             authority=cluster.authority,
             serial=cluster.serial,
             rules=tuple(NetworkRuleBody.of(rule) for rule in cluster.networks),

@@ -10,6 +10,7 @@ from livemove.api import trust
 from livemove.api.bandwidth_models import BandwidthLimit, BandwidthView
 from livemove.api.client_connection import AgentConnection
 from livemove.api.incoming_models import (
+    AskBuild,
     AskDigests,
     AskFitness,
     AskGo,
@@ -234,9 +235,9 @@ class AgentClient(AgentConnection):
         path = _incoming_path(journey, "fitness")
         return await self._ask(FitnessAnswer, "POST", path, body, query={"dry_run": dry_run}, timeout_s=timeout_s)
 
-    async def build_skeleton(self, journey: str, *, timeout_s: float = LONG_ANSWER_S) -> BuildAnswer:
-        """Make the VM's empty twin and our own listener for the probe."""
-        return await self._ask(BuildAnswer, "POST", _incoming_path(journey, "skeleton"), timeout_s=timeout_s)
+    async def build_skeleton(self, journey: str, body: AskBuild, *, timeout_s: float = LONG_ANSWER_S) -> BuildAnswer:
+        """Make the VM's empty twin and our own listeners for the probes."""
+        return await self._ask(BuildAnswer, "POST", _incoming_path(journey, "skeleton"), body, timeout_s=timeout_s)
 
     async def listen(self, journey: str, body: AskListen) -> ListenAnswer:
         """Let the destination's QEMU listen, set up as agreed."""

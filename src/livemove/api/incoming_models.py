@@ -6,7 +6,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from livemove.api.models import Document, Id, Model, Name, Text, Token, Word
+from livemove.api.model_base import Document, Id, Model, Name, Text, Token, Word
+from livemove.api.network_models import Address, Bytes, HostNetworksBody, PathPair
 
 
 class OfferBody(Model):
@@ -21,6 +22,7 @@ class OfferBody(Model):
     cores: int
     idle_cores: float
     link_bytes_per_s: int
+    no_mptcp: Word = ""
 
 
 class AskIncoming(Model):
@@ -52,17 +54,34 @@ class FitnessAnswer(Model):
     """What the destination can do; it has reserved the memory unless this was a dry run."""
 
     offer: OfferBody
-    migration_address: str
+    networks: HostNetworksBody
     trusted_networks: Annotated[list[Word], Field(max_length=256)]
     notes: Annotated[tuple[Text, ...], Field(max_length=64)] = ()
 
 
+class AskBuild(Model):
+    """The paths that the source means to use, spares included: where the destination waits for its probes."""
+
+    paths: Annotated[list[PathPair], Field(min_length=1, max_length=64)]
+
+
 class BuildAnswer(Model):
-    """The skeleton runs; `probe_port` is where our own listener waits for the source's probe."""
+    """The skeleton runs; at `probe_port` of every path's address our own listeners wait, TCP and UDP, for the source."""
 
     probe_port: int
     probe_nonce: str
     qemu_ms: float
+
+
+class ListenPath(PathPair):
+    """A path that is used.
+
+    :param clamp_mtu: packets of this size at the most are sent on it; 0: as the NIC is set.
+    :param dead: it does not work now, and is taken up when it does.
+    """
+
+    clamp_mtu: Annotated[int, Field(ge=0, le=65535)] = 0
+    dead: bool = False
 
 
 class AskListen(Model):
@@ -71,12 +90,18 @@ class AskListen(Model):
     capabilities: Annotated[list[Word], Field(max_length=64)]
     parameters: Annotated[dict[Word, int | Word | bool], Field(max_length=32)]
     psk_hex: Annotated[str, Field(max_length=128)]
-    source_address: Annotated[str, Field(max_length=64)]
+    paths: Annotated[list[ListenPath], Field(min_length=1, max_length=64)]
+    mptcp: bool = False
 
 
 class ListenAnswer(Model):
-    address: str
+    """QEMU listens.
+
+    :param notes: sentences for the report.
+    """
+
     port: int
+    notes: Annotated[tuple[Text, ...], Field(max_length=64)] = ()
 
 
 class AskGo(Model):
@@ -95,19 +120,30 @@ class OwnershipAnswer(Model):
     resume_ms: float = 0.0
 
 
+class PathTotals(Model):
+    """What the destination's kernel counted on one pair of addresses; see network_models.PathReport."""
+
+    source_address: Address
+    destination_address: Address
+    received_bytes: Bytes
+    subflows: int = 0
+    planned: bool = True
+    longest_silence_ms: float | None = None
+
+
 class DestinationFacts(Model):
     """For the report, after the hand-over."""
 
     cpu_seconds: float
     agent_cpu_seconds: float
     vm_state: str
+    paths: Annotated[list[PathTotals], Field(max_length=256)] = []
 
 
 # Verification ---------------------------------------------------------------------------------------------------------
 
 BlockName = Annotated[str, Field(min_length=1, max_length=255)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Bytes = Annotated[int, Field(ge=0, lt=1 << 62)]
 
 
 class BlockLeftOut(Model):

@@ -53,11 +53,13 @@ class HostSettings(BaseModel):
     )
     migration_address: str = Field(
         "",
-        description="Address on which this host receives migrations; empty: the address by which the cluster knows its agent.",
+        description="Address that migrations use first, and the only one while 'incoming' is empty; empty: the address by which "
+        "the cluster knows this host's agent comes first.",
     )
     incoming: tuple[str, ...] = Field(
         (),
-        description="Addresses of this host that migrations may use, in either direction; empty: any. 'livemove network incoming' sets it.",
+        description="Addresses of this host that migrations may use, in either direction, or 'any'; empty: 'migration_address' "
+        "where that is set, else any. 'livemove network incoming' sets it.",
     )
     paths: Literal["one", "all"] = Field(
         "one",
@@ -174,7 +176,7 @@ class HostSettings(BaseModel):
     @field_validator("incoming")
     @classmethod
     def _addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(str(ipaddress.ip_address(address)) for address in value)
+        return value if value == ("any",) else tuple(str(ipaddress.ip_address(address)) for address in value)
 
     @field_validator("nic_speeds")
     @classmethod
@@ -199,6 +201,13 @@ class HostSettings(BaseModel):
         if not (dash and first.isdecimal() and last.isdecimal() and 1024 <= int(first) <= int(last) < 65536):
             raise ValueError("write FIRST-LAST, both between 1024 and 65535")
         return value
+
+    @property
+    def admitted(self) -> tuple[str, ...]:
+        """Addresses of this host that migrations may use, by ``incoming`` and ``migration_address``; empty: any."""
+        if self.incoming:
+            return () if self.incoming == ("any",) else self.incoming
+        return (self.migration_address,) if self.migration_address else ()
 
     @property
     def speeds_bytes_per_s(self) -> dict[str, int]:

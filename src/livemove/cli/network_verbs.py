@@ -120,7 +120,7 @@ async def incoming(
         _check_present(own, wanted)
         changed = own.incoming != wanted
         if changed and not dry_run:
-            await agent.change_settings({"incoming": ",".join(wanted)})
+            await agent.change_settings({"incoming": ",".join(wanted) or "any"})
     if hosts_left_out({name: replace(own, incoming=wanted)}, [rule.rule() for rule in view.rules]):
         warn(_no_way(name))
     if as_json:

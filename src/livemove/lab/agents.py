@@ -52,6 +52,8 @@ def settings_of(lab: Lab, host: str, changes: Mapping[str, Setting] | None = Non
         "run_dir": str(directory / "run"),
         "migration_address": str(lab.spec.link_address(host, 0)),
         "nic_speeds": nic_speeds(lab, host),
+        # several links are there for migrations to choose from; the control network is not among them
+        "incoming": [str(lab.spec.link_address(host, index)) for index in range(len(lab.spec.links))],
         "accelerator": "tcg",
         **(changes or {}),
     }

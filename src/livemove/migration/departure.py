@@ -27,6 +27,7 @@ from livemove.migration.incoming import QEMU_ENDED
 from livemove.migration.journal import Record
 from livemove.migration.ledger import Ledger
 from livemove.migration.model import GuestRun, State, Verify
+from livemove.migration.path_watch import Tell
 from livemove.migration.preparing import Preparation, Route, SourceVm
 from livemove.migration.threads import MigrationCpu
 from livemove.migration.verifying import MemoryComparison
@@ -50,11 +51,12 @@ class DirectDeparture:
 
     def __init__(
         self, record: Record, vm: SourceVm, client: AgentClient, route: Route, ledger: Ledger, clock: Clock,
-        post: Callable[[Event], None], wait_for_slot: Callable[[], Awaitable[None]],
+        post: Callable[[Event], None], wait_for_slot: Callable[[], Awaitable[None]], tell: Tell,
     ) -> None:  # fmt: skip
         self.record = record
         self.engine = DirectSource(vm.monitor, clock)
-        self.preparation = Preparation(record, vm, client, route, self.engine)
+        self.preparation = Preparation(record, vm, client, route, self.engine, tell)
+        self.paths = self.preparation.paths
         self.findings = self.preparation.findings
         self.cpu = MigrationCpu(vm.pid)
         self.agent_cpu_start_s = time.process_time()
@@ -130,8 +132,12 @@ class DirectDeparture:
     # Steps 6 to 8 ---------------------------------------------------------------------------------------------------
 
     async def _start_copy(self) -> Event:
-        await self.engine.start(self.findings.migration_address, self.findings.port)
+        agreement = self.findings.agreement
+        assert agreement is not None
+        address = self.paths.in_use[0].destination_address
+        await self.engine.start(address, self.findings.port, mptcp=agreement.mptcp)
         self._ledger.first_byte_s = self.engine.started_monotonic_s
+        self.paths.copy_begins(connections=1 + (agreement.channels if "multifd" in agreement.capabilities else 0))
         self._sampling = spawn(self._sample(), name=f"sample {self.record.id}")
         return on.CopyStarted()
 
@@ -312,6 +318,7 @@ class DirectDeparture:
             await self.engine.read()
         with contextlib.suppress(LivemoveError):
             self.findings.destination = await self._client.facts(self.record.id)
+        await self.paths.count(self.findings.destination.paths if self.findings.destination is not None else [])
         await self._vm.remove(self.record.destination)
         return on.SourceRemoved()
 
@@ -329,6 +336,10 @@ class DirectDeparture:
             await self._comparison.close()
         if self.preparation.configured:
             await self.engine.forget()
+        try:
+            await self.paths.close()
+        except LivemoveError as error:
+            _log.warning("journey %s: the network is not as it was: %s", self.record.id, error)
         if state.guest is GuestRun.POWERED_OFF and not state.phase.terminal:
             _log.warning("journey %s ended with its guest powered off", self.record.id)
 

@@ -210,9 +210,11 @@ class DirectSource:
     def _has_switchover(agreement: Agreement) -> bool:
         return any(row.feature == "avail-switchover-bandwidth" and row.used for row in agreement.rows)
 
-    async def start(self, address: str, port: int) -> None:
+    async def start(self, address: str, port: int, *, mptcp: bool = False) -> None:
         """Begin the copy. Raises QemuFailed when QEMU refuses at once."""
-        inet = {"transport": "socket", "type": "inet", "host": address, "port": str(port)}
+        inet: dict[str, Any] = {"transport": "socket", "type": "inet", "host": address, "port": str(port)}
+        if mptcp:
+            inet["mptcp"] = True
         self.started_monotonic_s = self._clock.monotonic_s()
         await self.monitor.execute("migrate", {"channels": [{"channel-type": "main", "addr": inet}]})
 

@@ -20,6 +20,7 @@ from livemove.base.clock import Clock, wall_text
 from livemove.base.database import Database, reading
 from livemove.base.errors import UnknownJourney
 from livemove.base.fault_points import around
+from livemove.base.tasks import spawn
 from livemove.migration.model import Incoming, IncomingPhase, Phase, State
 from livemove.migration.points import GRANT
 
@@ -186,6 +187,14 @@ class Journal:
             )  # fmt: skip
 
         await self._database.run(work, durable=False)
+
+    def teller(self, record: Record) -> Callable[[str, str], None]:
+        """Adds events of the journey, a sentence and a level each, without anybody waiting for it."""
+
+        def tell(text: str, level: str) -> None:
+            spawn(self.add_event(record, text, level=level), name=f"event of {record.id}")
+
+        return tell
 
     async def events(self, journey: str | None, *, after: int = 0, limit: int = 500) -> list[EventView]:
         """Events with numbers above `after`, oldest first; of all journeys with None."""

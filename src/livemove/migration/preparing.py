@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
 from livemove.api.client import AgentClient
 from livemove.api.incoming_models import (
+    AskBuild,
     AskFitness,
     AskIncoming,
     AskListen,
@@ -19,14 +20,16 @@ from livemove.api.incoming_models import (
     OfferBody,
     OwnershipAnswer,
 )
-from livemove.base.errors import MigrationBlocked, PortClosed
+from livemove.base.errors import MigrationBlocked
 from livemove.hypervisor.frozen import FrozenVm, refuse_unmigratable
 from livemove.hypervisor.qmp import Monitor
 from livemove.migration import events as on
 from livemove.migration.direct import DirectSource, multifd_parameters
 from livemove.migration.events import Event
 from livemove.migration.journal import Record
-from livemove.migration.receiving import probe_port
+from livemove.migration.path_watch import Tell
+from livemove.migration.source_paths import Networking, SourcePaths
+from livemove.policy.paths import PathWish
 from livemove.policy.transport import Agreement, Offer, Wish, agree
 
 
@@ -64,7 +67,8 @@ class SourceVm(Protocol):
 class Route:
     """Where a journey goes and by what rules.
 
-    :param tls_off: whether the network to an address is marked as trusted here.
+    :param trusted: whether the network to an address is marked as trusted, here and by the peer's list.
+    :param paths: the networks that the user asked for.
     """
 
     grant: str
@@ -74,8 +78,9 @@ class Route:
     key_dir: Path
     qemu_uid: int | None
     trusted: Callable[[str, list[str]], bool]
-    source_address: Callable[[str], Awaitable[str]]
-    own_offer: Callable[[str], Awaitable[Offer]]
+    own_offer: Callable[[], Awaitable[Offer]]
+    paths: PathWish
+    networking: Networking
 
 
 @dataclass(slots=True)
@@ -84,7 +89,6 @@ class Findings:
 
     fitness: FitnessAnswer | None = None
     agreement: Agreement | None = None
-    migration_address: str = ""
     place: int = 0
     probe_port: int = 0
     probe_nonce: str = ""
@@ -98,7 +102,7 @@ def offer_from(body: OfferBody) -> Offer:
     """A peer's offer as the policy reads it."""
     return Offer(
         body.version, body.accelerator, frozenset(body.capabilities), frozenset(body.parameters),
-        frozenset(body.compressions), body.tls_psk, body.cores, body.idle_cores, body.link_bytes_per_s,
+        frozenset(body.compressions), body.tls_psk, body.cores, body.idle_cores, body.link_bytes_per_s, body.no_mptcp,
     )  # fmt: skip
 
 
@@ -111,8 +115,11 @@ class Preparation:
     :ivar configured: the source's QEMU was set up for the journey, and must be made to forget that.
     """
 
-    def __init__(self, record: Record, vm: SourceVm, client: AgentClient, route: Route, engine: DirectSource) -> None:
+    def __init__(
+        self, record: Record, vm: SourceVm, client: AgentClient, route: Route, engine: DirectSource, tell: Tell
+    ) -> None:
         self.findings = Findings()
+        self.paths = SourcePaths(record.id, route.paths, route.networking, self._tell)
         self.asking_slot = asyncio.Lock()
         self.abandoned = False
         self.holds_lease = False
@@ -122,6 +129,11 @@ class Preparation:
         self._client = client
         self._route = route
         self._engine = engine
+        self._tell_people = tell
+
+    def _tell(self, text: str, level: str) -> None:
+        self.findings.notes.append(text)
+        self._tell_people(text, level)
 
     async def ask_permission(self) -> Event | None:
         body = AskIncoming(
@@ -164,45 +176,58 @@ class Preparation:
         )
 
     async def negotiate(self, fitness: FitnessAnswer) -> Agreement:
-        """What this journey uses, from both offers. Raises what policy.transport.agree raises."""
-        address = fitness.migration_address
-        own = await self._route.own_offer(address)
+        """What this journey uses, from both hosts' links and offers.
+
+        Raises what policy.path_choice.choose_paths and policy.transport.agree raise.
+        """
+        await self.paths.choose(fitness.networks.networks())
+        capacity = self.paths.capacity_bytes_per_s
+        own, theirs = await self._route.own_offer(), offer_from(fitness.offer)
         wish = self._route.wish
-        if self._route.trusted(address, fitness.trusted_networks):
-            wish = Wish(wish.option, wish.channels, wish.compression_level, False, wish.may_throttle)
-        agreement = agree(own, offer_from(fitness.offer), wish)
+        trusted = all(
+            self._route.trusted(path.destination_address, fitness.trusted_networks) for path in self.paths.candidates
+        )
+        agreement = agree(
+            replace(own, link_bytes_per_s=capacity), replace(theirs, link_bytes_per_s=capacity),
+            replace(wish, tls=wish.tls and not trusted),
+        )  # fmt: skip
+        if not agreement.mptcp:
+            why = own.no_mptcp or theirs.no_mptcp
+            self.paths.use_one(f"MPTCP is not to be had: {why}" if wish.multipath else "")
         self.findings.fitness, self.findings.agreement = fitness, agreement
-        self.findings.migration_address = address
         self.findings.notes.extend(fitness.notes)
         return agreement
 
     async def build_skeleton(self) -> Event:
-        built = await self._client.build_skeleton(self._record.id, timeout_s=self._route.prepare_timeout_s)
+        asked = AskBuild(paths=self.paths.pairs)
+        built = await self._client.build_skeleton(self._record.id, asked, timeout_s=self._route.prepare_timeout_s)
         self.findings.probe_port, self.findings.probe_nonce = built.probe_port, built.probe_nonce
         return on.SkeletonBuilt()
 
     async def open_connection(self) -> Event:
         agreement = self._agreed()
-        address = self.findings.migration_address
-        await probe_port(address, self.findings.probe_port, self.findings.probe_nonce)
-        source_address = await self._route.source_address(address)
-        if not source_address:
-            raise PortClosed(f"The source has no route to {address}.")
+        await self.paths.probe(self.findings.probe_port, self.findings.probe_nonce)
         psk_hex = secrets.token_hex(32) if agreement.tls else ""
         asked = AskListen(
             capabilities=[name for name in agreement.capabilities if name != "auto-converge"],
-            parameters=multifd_parameters(agreement), psk_hex=psk_hex, source_address=source_address,
+            parameters=multifd_parameters(agreement), psk_hex=psk_hex, paths=self.paths.to_listen, mptcp=agreement.mptcp,
         )  # fmt: skip
         self.configured = True
-        listening, _ = await asyncio.gather(
+        listening, _, _ = await asyncio.gather(
             self._client.listen(self._record.id, asked),
             self._engine.configure(
                 agreement, psk_hex=psk_hex, psk_dir=self._route.key_dir,
                 max_bandwidth_bytes_per_s=self._route.max_bandwidth_bytes_per_s, owner_uid=self._route.qemu_uid,
             ),
+            self._set_up_paths(agreement),
         )  # fmt: skip
         self.findings.port = listening.port
+        self.findings.notes.extend(listening.notes)
         return on.ConnectionOpened()
+
+    async def _set_up_paths(self, agreement: Agreement) -> None:
+        await self.paths.set_up(multipath=agreement.mptcp)
+        await self.paths.watch(self.findings.probe_port, self.findings.probe_nonce, multipath=agreement.mptcp)
 
     def _agreed(self) -> Agreement:
         assert self.findings.agreement is not None

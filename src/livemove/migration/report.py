@@ -55,7 +55,7 @@ def make_report(
         source_cpu_seconds=round(departure.cpu.seconds + time.process_time() - departure.agent_cpu_start_s, 3),
         destination_cpu_seconds=round(destination.cpu_seconds + destination.agent_cpu_seconds, 3) if destination else None,
         throttled_percent=counters.throttle_peak_percent, arrived_as=state.guest.value if arrived else "",
-        verification=departure.verification,
+        paths=departure.paths.reports, paths_left_out=departure.paths.left_out(), verification=departure.verification,
         negotiated=[NegotiatedRow(**asdict(row)) for row in agreement.rows] if agreement else [],
         decisions=decisions, notes=findings.notes,
     )  # fmt: skip

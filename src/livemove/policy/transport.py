@@ -30,7 +30,8 @@ class Offer:
     :param parameters: names from ``query-migrate-parameters``.
     :param compressions: members of QEMU's MultiFDCompression enum.
     :param idle_cores: cores without work at the moment.
-    :param link_bytes_per_s: speed of the NIC that the journey uses; 0 when unknown.
+    :param link_bytes_per_s: speed of the NICs that the journey uses; 0 when unknown.
+    :param no_mptcp: why this host cannot use MPTCP, naming the setting; empty: it can.
     """
 
     version: tuple[int, int, int]
@@ -42,17 +43,22 @@ class Offer:
     cores: int
     idle_cores: float
     link_bytes_per_s: int
+    no_mptcp: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What the caller and the settings ask for; 0 channels means: choose."""
+    """What the caller and the settings ask for; 0 channels means: choose.
+
+    :param multipath: several networks at once, if both hosts can.
+    """
 
     option: str
     channels: int
     compression_level: int
     tls: bool
     may_throttle: bool
+    multipath: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +85,7 @@ class Agreement:
     throttle: bool
     capabilities: tuple[str, ...]
     rows: tuple[Row, ...]
+    mptcp: bool = False
 
     @property
     def dropped(self) -> tuple[Row, ...]:
@@ -166,6 +173,16 @@ def agree(source: Offer, destination: Offer, wish: Wish) -> Agreement:
             "set from the measured rate" if switchover else "negotiated away: missing on source",
         )
     )
+    mptcp = wish.multipath and not source.no_mptcp and not destination.no_mptcp
+    missing = "; ".join(reason for reason in (source.no_mptcp, destination.no_mptcp) if reason)
+    why_mptcp = (
+        "several networks, and others when one dies"
+        if mptcp
+        else f"negotiated away: {missing}"
+        if wish.multipath
+        else "not used: one network was asked for"
+    )
+    rows.append(Row("mptcp", not source.no_mptcp, not destination.no_mptcp, mptcp, why_mptcp))
     channels = choose_channels(source, destination, wish.channels) if multifd else 1
     return Agreement(
         option,
@@ -177,6 +194,7 @@ def agree(source: Offer, destination: Offer, wish: Wish) -> Agreement:
         throttle,
         tuple(capabilities),
         tuple(rows),
+        mptcp,
     )
 
 

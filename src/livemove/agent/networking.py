@@ -1,0 +1,136 @@
+"""This host's network as its journeys use it: the links, the cluster's list, and what is changed for them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import pathlib
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Literal
+
+from livemove.agent.networks import host_networks
+from livemove.api.cluster_map import ClusterMap
+from livemove.api.network_models import PathPair
+from livemove.base.errors import LivemoveError, NetworkMissing
+from livemove.base.settings import HostSettings
+from livemove.base.tasks import spawn
+from livemove.network.host_changes import HostChanges
+from livemove.network.link_watch import LinkChange, LinkWatch
+from livemove.policy.path_check import check_pairs
+from livemove.policy.path_choice import subnet_of
+from livemove.policy.paths import HostNetworks, LinkFacts, NetworkRule, Path
+
+_log = logging.getLogger(__name__)
+
+MPTCP_ENABLED = pathlib.Path("/proc/sys/net/mptcp/enabled")
+CHANGES_FILE = "host-changes.json"
+
+
+#: Makes the changes of a journey again.
+Again = Callable[[], Awaitable[None]]
+
+
+class AgentNetworking:
+    """One for a host's agent; see migration.source_paths.Networking.
+
+    :param learn: the cluster's map, as new as it can be had.
+    :param agent_address: the address by which the cluster knows this host's agent.
+    """
+
+    def __init__(
+        self,
+        settings: Callable[[], HostSettings],
+        learn: Callable[[], Awaitable[ClusterMap]],
+        agent_address: Callable[[], str],
+    ) -> None:
+        self.changes = HostChanges(settings().run_dir / CHANGES_FILE)
+        self._watch: LinkWatch | None = None
+        self._again: dict[str, Again] = {}
+        self._watching = asyncio.Lock()
+        self._settings = settings
+        self._learn = learn
+        self._agent_address = agent_address
+
+    async def own(self) -> HostNetworks:
+        """The links of this host as they are now."""
+        return await host_networks(self._settings(), self._agent_address())
+
+    async def rules(self) -> tuple[NetworkRule, ...]:
+        """The cluster's list, as new as it can be had."""
+        return (await self._learn()).networks
+
+    @property
+    def mtu_fault(self) -> Literal["refuse", "clamp", "avoid"]:
+        """What is done with a path that loses large packets."""
+        return self._settings().mtu_fault
+
+    async def check(self, pairs: Sequence[PathPair]) -> None:
+        """This host's own word on the paths that a source means to use. Raises PolicyRefused, naming the path."""
+        check_pairs([(pair.source, pair.destination) for pair in pairs], await self.own(), await self.rules())
+
+    async def as_destination(self, listed: Sequence[PathPair]) -> tuple[list[Path], list[Path]]:
+        """The paths with what this host knows of its own end, and those of them whose NIC carries.
+
+        Raises NetworkMissing when a NIC has gone since the plan.
+        """
+        links = (await self.own()).links
+        paths = [_at_destination(pair, links) for pair in listed]
+        carrying = {link.name for link in links if link.carrier}
+        return paths, [path for path in paths if path.destination_link in carrying]
+
+    async def follow(self, journey: str, again: Again) -> None:
+        """Call `again` whenever a NIC comes up: the kernel forgets the routes of one that went down."""
+        async with self._watching:
+            self._again[journey] = again
+            if self._watch is None:
+                self._watch = await LinkWatch.open(self._settings().speeds_bytes_per_s, self._changed)
+
+    def _changed(self, change: LinkChange) -> None:
+        if change.came_up:
+            for journey, again in self._again.items():
+                spawn(_made_again(journey, again), name=f"routes of {journey} again")
+
+    async def put_back(self, journey: str) -> None:
+        """Put back what was changed for a journey; what cannot be is a leftover, which the next start tries again."""
+        async with self._watching:
+            self._again.pop(journey, None)
+            if not self._again and self._watch is not None:
+                watch, self._watch = self._watch, None
+                await watch.close()
+        with contextlib.suppress(LivemoveError):
+            await self.changes.take_back(journey)
+
+
+async def _made_again(journey: str, again: Again) -> None:
+    try:
+        await again()
+    except LivemoveError as error:
+        _log.warning("journey %s: a NIC came up, and is not used as planned: %s", journey, error)
+
+
+def _at_destination(pair: PathPair, links: Sequence[LinkFacts]) -> Path:
+    for link in links:
+        for address in link.addresses:
+            if address.partition("/")[0] == pair.destination:
+                subnet = subnet_of(address)
+                others = sum(subnet in map(subnet_of, other.addresses) for other in links)
+                return Path(
+                    pair.source, pair.destination, subnet, "", "", link.name, 0, link.speed_bytes_per_s, link.mtu,
+                    shared_subnet=others > 1,
+                )  # fmt: skip
+    raise NetworkMissing(
+        f"No NIC has the address {pair.destination} any more.",
+        remedy="'livemove network list' shows the NICs as they are; run the command again.",
+    )
+
+
+def why_no_mptcp(host: str, *, in_qemu: bool) -> str:
+    """Why this host cannot use MPTCP, naming what to change; empty when it can."""
+    if not in_qemu:
+        return f"the QEMU of {host} was built without it"
+    try:
+        enabled = MPTCP_ENABLED.read_text().strip()
+    except OSError:
+        return f"the kernel of {host} has none"
+    return "" if enabled == "1" else f"net.mptcp.enabled is {enabled[:8]} on {host}"

@@ -1,0 +1,163 @@
+"""Watching and counting the paths of one journey on one of its hosts.
+
+Where there are several paths, or something must be told across them ten times a second, a process of its own does it
+(network.keeper): a busy or stopped agent then costs no path. A single path has nothing to fail over to; its bytes are counted
+by the agent itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping
+from typing import Protocol, Self
+
+from livemove.network.keeper_words import (
+    AllowanceHeard,
+    FellBack,
+    KeeperConfig,
+    KeeperTotals,
+    KeeperTrouble,
+    PathCounters,
+    PathDied,
+    PathHealed,
+    Report,
+    SubflowsMissing,
+    SubflowsVerified,
+    UnplannedPair,
+)
+from livemove.network.ledger import SocketLedger
+from livemove.network.path_keeper import PathKeeper
+
+#: How long the kernel may take to tell of the last socket's end.
+SETTLE_S = 0.2
+
+#: Tells people something about the journey: a sentence, and ``info``, ``warning`` or ``error``.
+Tell = Callable[[str, str], None]
+NOTHING = KeeperTotals(())
+
+
+class PathWatch(Protocol):
+    """From its start to :meth:`close`."""
+
+    def expect(self, connections: int) -> None:
+        """How many connections the copy has, now that it begins."""
+
+    def allow(self, bytes_per_s: int | None) -> None:
+        """At the destination: what the source may send at most from now on; None: anything."""
+
+    async def finish(self) -> KeeperTotals:
+        """What every path carried, after the last connection has ended. Never raises."""
+
+    async def close(self) -> None:
+        """Let go of everything; may be called twice."""
+
+
+class KeptPaths:
+    """Watched by a keeper."""
+
+    def __init__(self, keeper: PathKeeper) -> None:
+        self._keeper = keeper
+
+    @classmethod
+    async def start(
+        cls, config: KeeperConfig, names: Mapping[int, str], tell: Tell, on_allowance: Callable[[int | None], None]
+    ) -> Self:
+        """Raises MissingPrerequisite when the keeper cannot work here.
+
+        :param names: what people call the paths.
+        """
+
+        def heard(report: Report) -> None:
+            if isinstance(report, AllowanceHeard):
+                on_allowance(report.bytes_per_s)
+            elif (said := sentence_of(report, names)) is not None:
+                tell(*said)
+
+        return cls(await PathKeeper.start(config, heard))
+
+    def expect(self, connections: int) -> None:
+        self._keeper.expect(connections)
+
+    def allow(self, bytes_per_s: int | None) -> None:
+        self._keeper.allow(bytes_per_s)
+
+    async def finish(self) -> KeeperTotals:
+        return await self._keeper.finish() or NOTHING
+
+    async def close(self) -> None:
+        await self._keeper.close()
+
+
+class CountedPaths:
+    """Counted by the agent, watched by nobody."""
+
+    def __init__(self, config: KeeperConfig) -> None:
+        self._planned = {(path.local, path.remote): path.path for path in config.paths}
+        self._ledger: SocketLedger | None = None
+        with contextlib.suppress(OSError):
+            self._ledger = SocketLedger(config.port, listening=config.role == "destination")
+            asyncio.get_running_loop().add_reader(self._ledger.fileno(), self._read)
+
+    def _read(self) -> None:
+        if self._ledger is not None:
+            with contextlib.suppress(OSError):
+                self._ledger.read_notes()
+
+    def expect(self, connections: int) -> None:
+        """They are known to the kernel from now on, and so is their end."""
+        if self._ledger is not None:
+            with contextlib.suppress(OSError):
+                self._ledger.scan()
+
+    def allow(self, bytes_per_s: int | None) -> None:
+        pass
+
+    async def finish(self) -> KeeperTotals:
+        if self._ledger is None:
+            return NOTHING
+        with contextlib.suppress(OSError):
+            await asyncio.to_thread(self._ledger.settle, SETTLE_S)
+        counted = [
+            PathCounters(
+                self._planned.get(pair, -1), *pair, bytes_acked=total.bytes_acked, bytes_received=total.bytes_received,
+                bytes_sent=total.bytes_sent, retransmitted_segments=total.retransmitted_segments, subflows=total.subflows,
+                open_subflows=total.open_subflows, plain=total.plain,
+            )
+            for pair, total in self._ledger.totals().items()
+        ]  # fmt: skip
+        return KeeperTotals(
+            tuple(each for each in counted if each.path >= 0), tuple(each for each in counted if each.path < 0)
+        )
+
+    async def close(self) -> None:
+        ledger, self._ledger = self._ledger, None
+        if ledger is not None:
+            asyncio.get_running_loop().remove_reader(ledger.fileno())
+            ledger.close()
+
+
+def sentence_of(report: Report, names: Mapping[int, str]) -> tuple[str, str] | None:
+    """What a keeper said, as people read it, with its level; None for what is none of theirs."""
+    match report:
+        case PathDied():
+            name = names.get(report.path, f"path {report.path}")
+            return f"{name} is dead ({report.reason}); its {report.destroyed} subflows were ended.", "warning"
+        case PathHealed():
+            name = names.get(report.path, f"path {report.path}")
+            return f"{name} works again, {report.down_ms / 1e3:.1f} s after it died.", "info"
+        case SubflowsVerified():
+            count = len(report.paths)
+            return f"{report.connections} connections, each on {count} path{'s' if count > 1 else ''}.", "info"
+        case FellBack():
+            plain = f"{report.plain} of {report.connections} connections are plain TCP on one path: {report.reason}"
+            return plain, "warning"
+        case SubflowsMissing():
+            name = names.get(report.path, f"path {report.path}")
+            lacking = f"{report.missing} of {report.connections} connections do not use {name}: {report.reason}"
+            return lacking, "warning"
+        case UnplannedPair():
+            return f"A connection of the journey went from {report.local} to {report.remote}, which is no path of it.", "warning"  # fmt: skip
+        case KeeperTrouble():
+            return report.text, "warning"
+    return None

@@ -1,0 +1,315 @@
+"""The networks of one journey at its source: chosen, probed, set up, watched, counted, put back.
+
+choose      both hosts' links and the cluster's list, by the pure rules of policy.path_choice
+probe       every path at once, before the copy: what is dead is left out, what loses large packets is named
+set up      routes and MPTCP of the journey; the keeper that watches the paths
+finish      the kernel's counters, and whether they are what was planned
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
+
+from livemove.api.incoming_models import ListenPath, PathTotals
+from livemove.api.network_models import LeftOutPath, PathPair, PathReport, PathView
+from livemove.base.errors import LivemoveError, MtuBlackHole, PortClosed
+from livemove.migration.path_report import Probed, path_reports, text_of
+from livemove.migration.path_watch import CountedPaths, KeptPaths, PathWatch, Tell
+from livemove.migration.receiving import probe_port
+from livemove.network.host_changes import HostChanges
+from livemove.network.keeper_words import KeeperConfig, KeptPath
+from livemove.network.mtu import probe_paths
+from livemove.policy.dormant import dormant_paths
+from livemove.policy.host_setup import Side, changes_for
+from livemove.policy.mtu import End, OnBlackHole, PathMeasure, Use, judge, name_unlike
+from livemove.policy.path_choice import choose_paths
+from livemove.policy.paths import HostNetworks, LeftOut, NetworkRule, Path, PathPlan, PathWish
+from livemove.wire.mtu_probe import NONCE_BYTES
+
+#: How long a path may take to be connected when its datagrams were not answered and another path's were.
+DEAD_PATIENCE_S = 1.0
+_ON_BLACK_HOLE = {"refuse": OnBlackHole.REFUSE, "clamp": OnBlackHole.CLAMP, "avoid": OnBlackHole.LEAVE_OUT}
+
+
+class Networking(Protocol):
+    """What a host's agent knows of its network, and the one who changes it for journeys."""
+
+    changes: HostChanges
+
+    async def own(self) -> HostNetworks:
+        """The links of this host as they are now."""
+
+    async def rules(self) -> tuple[NetworkRule, ...]:
+        """The cluster's list, as new as it can be had."""
+
+    async def follow(self, journey: str, again: Callable[[], Awaitable[None]]) -> None:
+        """Call `again` whenever a NIC comes up, until :meth:`put_back`."""
+
+    async def put_back(self, journey: str) -> None:
+        """Put back what was changed for a journey; what cannot be is a leftover."""
+
+    @property
+    def mtu_fault(self) -> Literal["refuse", "clamp", "avoid"]:
+        """What is done with a path that loses large packets."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Dead:
+    path: Path
+    error: LivemoveError
+
+
+class SourcePaths:
+    """The paths of one journey."""
+
+    def __init__(self, journey: str, wish: PathWish, networking: Networking, tell: Tell) -> None:
+        self.probed: tuple[Probed, ...] = ()
+        self.reports: list[PathReport] = []
+        self._watch: PathWatch | None = None
+        self._journey = journey
+        self._wish = wish
+        self._networking = networking
+        self._tell = tell
+        self._plan: PathPlan | None = None
+        self._hosts: tuple[HostNetworks, HostNetworks]
+        self._left_out: tuple[LeftOut, ...] = ()
+        #: they wait for a carrier
+        self._dormant: tuple[Path, ...] = ()
+
+    # Before the copy ------------------------------------------------------------------------------------------------
+
+    async def choose(self, destination: HostNetworks) -> None:
+        """Make the plan. Raises what :func:`choose_paths` raises, PortClosed when `destination` prefers no address of its own."""
+        if destination.preferred and not any(_has(link.addresses, destination.preferred) for link in destination.links):
+            raise PortClosed(
+                f"The destination {destination.host} has no NIC with the address {destination.preferred}.",
+                remedy="Set 'migration_address' of the destination to an address that it has.",
+                where=destination.host,
+            )
+        own, rules = await asyncio.gather(self._networking.own(), self._networking.rules())
+        self._hosts = own, destination
+        self._plan = choose_paths(own, destination, rules, self._wish)
+        self._dormant = dormant_paths(self._plan, own, destination, rules, self._wish)
+        self._left_out = self._plan.left_out
+
+    def use_one(self, reason: str) -> None:
+        """Use the first path only, the others instead of it if it does not work (#13); tells `reason` if it changes anything."""
+        first, others = self.plan.paths[:1], self.plan.paths[1:]
+        if others and reason:
+            self._tell(f"One path is used of {len(self.plan.paths)}: {reason}.", "warning")
+        self._plan, self._dormant = replace(self.plan, paths=first, spares=(*others, *self.plan.spares)), ()
+
+    @property
+    def plan(self) -> PathPlan:
+        assert self._plan is not None
+        return self._plan
+
+    @property
+    def candidates(self) -> tuple[Path, ...]:
+        """Everything that may come to be used, in order."""
+        return (*self.plan.paths, *self.plan.spares, *self._dormant)
+
+    @property
+    def in_use(self) -> tuple[Path, ...]:
+        """What is used as far as it is known: the plan's, or those of it that turned out to work, first."""
+        return tuple(probed.path for probed in self.probed) or self.plan.paths
+
+    @property
+    def capacity_bytes_per_s(self) -> int:
+        """What the paths in use carry together; 0 when that of one is unknown."""
+        capacities = [path.capacity_bytes_per_s for path in self.in_use]
+        return sum(capacities) if all(capacities) else 0
+
+    @property
+    def pairs(self) -> list[PathPair]:
+        """All candidates, as the destination is told them."""
+        return [PathPair(source=path.source_address, destination=path.destination_address) for path in self.candidates]
+
+    async def probe(self, port: int, nonce: str) -> None:
+        """Find out which paths work, and how large their packets may be.
+
+        Raises PortClosed when none does, MtuBlackHole when one loses large packets and that is to be refused.
+        """
+        # two NICs in one subnet: without routes of the journey's own the probes would all take one of them
+        await self._change((*self.plan.paths, *self.plan.spares), clamp={}, multipath=False)
+        dead: list[_Dead] = []
+        for group in (self.plan.paths, self.plan.spares):
+            measures = await probe_paths(group, port, bytes.fromhex(nonce)[:NONCE_BYTES])
+            found = await asyncio.gather(
+                *(self._connect(path, measure, port, nonce, len(group)) for path, measure in measures.items())
+            )
+            dead = [each for each in found if isinstance(each, _Dead)]
+            works = [each for each in found if isinstance(each, Probed)]
+            self.probed = tuple(self._without_faults(works))
+            for each in dead:
+                self._leave_out(each.path, each.error.message)
+            if self.probed:
+                break
+        else:
+            raise dead[0].error if len(self.candidates) == 1 and dead else self._none_works()
+        if group is self.plan.spares:
+            self.probed = self.probed[:1]
+        elif len(self.candidates) > 1 and not self.plan.spares:
+            # they are taken up when they work
+            silent = (*(each.path for each in dead), *self._dormant)
+            self.probed += tuple(Probed(path, PathMeasure(), dead=True) for path in silent)
+
+    async def _connect(self, path: Path, measure: PathMeasure, port: int, nonce: str, among: int) -> Probed | _Dead:
+        """Whether a connection over the path works, now that its datagrams are known to pass or not."""
+        try:
+            patience_s = DEAD_PATIENCE_S if among > 1 and not measure.alive else None
+            async with asyncio.timeout(patience_s):
+                await probe_port(path.destination_address, port, nonce, source=path.source_address)
+        except TimeoutError:
+            return _Dead(path, PortClosed(f"Nothing that {text_of(path)} is sent arrives: the path is dead."))
+        except PortClosed as error:
+            return _Dead(path, error)
+        if not measure.alive and among > 1:
+            closed = f"UDP port {port} of {path.destination_address} does not answer, so the path could not be watched."
+            return _Dead(path, PortClosed(closed))
+        return Probed(path, measure)
+
+    def _without_faults(self, works: Sequence[Probed]) -> list[Probed]:
+        """Raises MtuBlackHole where that is the setting."""
+        kept: list[Probed] = []
+        mtus: dict[Path, int] = {}
+        for probed in works:
+            path = probed.path
+            if not probed.measure.alive:
+                # its datagrams are filtered and its connections are not: nothing is known about large packets
+                kept.append(probed)
+                continue
+            source, destination = (self._end(host, link) for host, link in self._ends(path))
+            verdict = judge(probed.measure, source, destination, _ON_BLACK_HOLE[self._networking.mtu_fault], ipv6=":" in path.source_address)  # fmt: skip
+            if verdict.use is Use.REFUSE:
+                raise MtuBlackHole(verdict.sentence, remedy=verdict.remedy)
+            if verdict.use is Use.LEAVE_OUT:
+                self._leave_out(path, f"{verdict.sentence} {verdict.remedy}")
+                continue
+            if verdict.sentence:
+                self._tell(f"{text_of(path)}: {verdict.sentence} {verdict.remedy}", "warning")
+            kept.append(replace(probed, clamp_mtu=verdict.mtu if verdict.use is Use.CLAMP else 0))
+            mtus[path] = verdict.mtu
+        for sentence in name_unlike(tuple(mtus), mtus):
+            self._tell(sentence, "warning")
+        return kept
+
+    def _ends(self, path: Path) -> tuple[tuple[HostNetworks, str], tuple[HostNetworks, str]]:
+        source, destination = self._hosts
+        return (source, path.source_link), (destination, path.destination_link)
+
+    @staticmethod
+    def _end(host: HostNetworks, name: str) -> End:
+        mtu = next(link.mtu for link in host.links if link.name == name)
+        return End(host.host, name, mtu)
+
+    def _leave_out(self, path: Path, reason: str) -> None:
+        self._left_out = (*self._left_out, LeftOut(text_of(path), reason))
+        self._tell(f"{text_of(path)} is not used: {reason}", "warning")
+
+    def _none_works(self) -> LivemoveError:
+        said = "; ".join(f"{left.what}: {left.reason.rstrip('.')}" for left in self._left_out[-len(self.candidates) :])
+        return PortClosed(f"No path to the destination works: {said}.")
+
+    @property
+    def to_listen(self) -> list[ListenPath]:
+        """The paths in use, as the destination is told them when its QEMU is to listen."""
+        return [
+            ListenPath(
+                source=each.path.source_address,
+                destination=each.path.destination_address,
+                clamp_mtu=each.clamp_mtu,
+                dead=each.dead,
+            )
+            for each in self.probed
+        ]
+
+    async def set_up(self, *, multipath: bool) -> None:
+        """Change routes and MPTCP of this host for the journey. Raises MissingPrerequisite; nothing is left changed then."""
+        await self._change_carrying(multipath=multipath)
+        if multipath:
+            await self._networking.follow(self._journey, lambda: self._change_carrying(multipath=True))
+
+    async def _change_carrying(self, *, multipath: bool) -> None:
+        """A NIC without carrier takes no routes; it is set up when it has one."""
+        carrying = {link.name for link in (await self._networking.own()).links if link.carrier}
+        awake = [each for each in self.probed if each.path.source_link in carrying]
+        clamp = {each.path: each.clamp_mtu for each in awake if each.clamp_mtu}
+        await self._change([each.path for each in awake], clamp=clamp, multipath=multipath)
+
+    async def _change(self, paths: Sequence[Path], *, clamp: Mapping[Path, int], multipath: bool) -> None:
+        changes = changes_for(paths, Side.SOURCE, clamp=clamp, multipath=multipath)
+        for note in await self._networking.changes.apply(self._journey, changes):
+            self._tell(note, "warning")
+
+    async def watch(self, port: int, nonce: str, *, multipath: bool) -> None:
+        """Watch and count the paths from now on, before the copy begins. Raises MissingPrerequisite."""
+        kept = tuple(
+            KeptPath(
+                number, each.path.source_address, each.path.destination_address, each.path.source_link,
+                each.path.source_index, dead=each.dead,
+            )
+            for number, each in enumerate(self.probed)
+        )  # fmt: skip
+        config = KeeperConfig("source", self._journey, port, nonce[:32], kept, multipath=multipath)
+        names = {number: text_of(path) for number, path in enumerate(self.in_use)}
+        if multipath:
+            self._watch = await KeptPaths.start(config, names, self._tell, lambda rate: None)
+        else:
+            self._watch = CountedPaths(config)
+
+    def copy_begins(self, connections: int) -> None:
+        """QEMU has been told to migrate over that many connections."""
+        if self._watch is not None:
+            self._watch.expect(connections)
+
+    async def count(self, destination: Sequence[PathTotals]) -> None:
+        """After the last connection: what every path carried, and whether that was planned."""
+        if self._watch is None:
+            return
+        self.reports, differences = path_reports(self.probed, await self._watch.finish(), destination)
+        for difference in differences:
+            self._tell(difference, "warning")
+
+    # For people -----------------------------------------------------------------------------------------------------
+
+    def views(self) -> list[PathView]:
+        """The plan's paths, spares included."""
+        shown: list[PathView] = []
+        states: tuple[tuple[Literal["use", "spare"], tuple[Path, ...]], ...] = (
+            ("use", self.plan.paths),
+            ("spare", self.plan.spares),
+        )
+        for state, paths in states:
+            shown += [
+                PathView(
+                    source_address=path.source_address,
+                    destination_address=path.destination_address,
+                    network=path.network,
+                    name=path.name,
+                    source_link=path.source_link,
+                    destination_link=path.destination_link,
+                    capacity_bytes_per_s=path.capacity_bytes_per_s,
+                    mtu=path.mtu,
+                    state=state,
+                )
+                for path in paths
+            ]
+        return shown
+
+    def left_out(self) -> list[LeftOutPath]:
+        """What is not used, and why."""
+        return [LeftOutPath(what=left.what, reason=left.reason) for left in self._left_out]
+
+    async def close(self) -> None:
+        """Put everything back; may be called twice, and before anything was set up."""
+        if self._watch is not None:
+            await self._watch.close()
+        await self._networking.put_back(self._journey)
+
+
+def _has(addresses: Sequence[str], address: str) -> bool:
+    return any(each.partition("/")[0] == address for each in addresses)

@@ -1,0 +1,62 @@
+"""Whether what carried the bytes is what was planned (#48, #50, #157, N11)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+#: A planned path that carried less than this part of its share of the capacity is named.
+FAIR_PART = 0.5
+#: Below this nothing is said about shares: connections that begin and end weigh more than what they carry.
+LEAST_BYTES = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """One pair of addresses after a journey.
+
+    :param capacity_bytes_per_s: 0 when unknown.
+    :param received_bytes: of the connections' bytes, those that the destination received on it.
+    :param dead_part: of the journey's time, how much of it the path was taken for dead; 0 to 1.
+    """
+
+    name: str
+    planned: bool
+    capacity_bytes_per_s: int
+    received_bytes: int
+    dead_part: float = 0.0
+
+
+def shares(paths: Sequence[Carried]) -> list[float]:
+    """What part of all bytes each carried; zeros when there were none."""
+    total = sum(path.received_bytes for path in paths)
+    return [path.received_bytes / total if total else 0.0 for path in paths]
+
+
+def expected_shares(paths: Sequence[Carried]) -> list[float]:
+    """What part each was to carry: capacity times the time that it was there; alike where a capacity is unknown."""
+    planned = [path for path in paths if path.planned]
+    known = all(path.capacity_bytes_per_s for path in planned)
+    weights = [
+        (path.capacity_bytes_per_s if known else 1) * (1 - path.dead_part) if path.planned else 0.0 for path in paths
+    ]
+    total = sum(weights)
+    return [weight / total if total else 0.0 for weight in weights]
+
+
+def audit(paths: Sequence[Carried]) -> list[str]:
+    """A sentence for each way in which the journey differed from its plan; none when it did not."""
+    found = [
+        f"{path.received_bytes} bytes went over {path.name}, which was not planned."
+        for path in paths
+        if not path.planned and path.received_bytes
+    ]
+    if sum(path.received_bytes for path in paths) < LEAST_BYTES:
+        return found
+    for path, share, expected in zip(paths, shares(paths), expected_shares(paths), strict=True):
+        if path.planned and share < expected * FAIR_PART:
+            found.append(
+                f"{path.name} carried {share:.0%} of the bytes; its part of the capacity is {expected:.0%}: "
+                "its speed, or its switch, is not what it seems."
+            )
+    return found
