@@ -269,7 +269,8 @@ class FakeHost:
 
     def networks(self) -> dict[str, Any]:
         incoming = self.settings["incoming"]
-        addresses = incoming.split(",") if isinstance(incoming, str) and incoming else incoming or []
+        addresses = incoming.split(",") if isinstance(incoming, str) and incoming not in ("", "any") else []
+        addresses = incoming if isinstance(incoming, list) else addresses
         own = HostNetworks(self.name, self.links, tuple(addresses))
         return {"own": asdict(own), "authority": "A", "serial": self.serial, "rules": self.rules}
 

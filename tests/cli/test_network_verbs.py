@@ -204,7 +204,7 @@ def test_incoming(cli: Cli, two: FakeCluster) -> None:
     assert two["B"].asked("PATCH /host") == [{"changes": {"incoming": "10.2.0.2,10.1.0.2"}}]
     assert cli(*words).out.startswith("It is so already")
     assert cli("network", "incoming", "any", "--host", "B").out == "It is so now.\nB: any address\n"
-    assert [body["changes"]["incoming"] for body in two["B"].asked("PATCH /host")] == ["10.2.0.2,10.1.0.2", ""]
+    assert [body["changes"]["incoming"] for body in two["B"].asked("PATCH /host")] == ["10.2.0.2,10.1.0.2", "any"]
 
 
 def test_without_the_authoritys_host_nothing_is_changed(cli: Cli, two: FakeCluster) -> None:

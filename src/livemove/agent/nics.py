@@ -12,7 +12,7 @@ async def host_nics(settings: HostSettings) -> list[Nic]:
 
     :raise MissingPrerequisite: the links cannot be listed.
     """
-    incoming = set(settings.incoming)
+    incoming = set(settings.admitted)
     return [
         Nic(link.name, link.speed_bytes_per_s, link.carrier)
         for link in await read_links(settings.speeds_bytes_per_s)
