@@ -48,7 +48,7 @@ def test_list_shows_every_nic_by_network(cli: Cli, two: FakeCluster) -> None:
     two["A"].rules = [{"subnet": NET2, "metric": 5, "allowed": True, "name": "fast"}]
     two["B"].settings["incoming"] = ["10.2.0.2"]
     ended = cli("network", "list")
-    assert ended.code == 0, ended.err
+    assert (ended.code, ended.err) == (0, "")
     lines = ended.out.splitlines()
     assert lines[0] == f"{NET2} (fast): allowed, metric 5"
     assert lines[1].split() == [
@@ -161,6 +161,16 @@ def test_a_dry_run_shows_and_changes_nothing(cli: Cli, two: FakeCluster) -> None
     assert cli("network", "deny", NET1, "--dry-run", "--json").json["dry_run"] is True
     assert cli("network", "incoming", "10.1.0.2", "--host", "B", "--dry-run", "--json").json["changed"] is True
     assert [call for host in ("A", "B") for call, _ in two[host].calls if not call.startswith("GET")] == []
+
+
+def test_a_list_that_allows_nothing_by_name_any_more(cli: Cli, two: FakeCluster) -> None:
+    """It leaves all other networks in, which somebody who had chosen one may not expect."""
+    said = "the list allows no network by name any more"
+    assert said not in cli("network", "deny", NET2).err
+    assert said not in cli("network", "allow", NET1).err
+    assert said in cli("network", "deny", NET1).err
+    assert cli("network", "allow", NET1).code == 0
+    assert said in cli("network", "forget", NET1).err
 
 
 def test_who_is_cut_off_is_warned_of(cli: Cli, two: FakeCluster) -> None:

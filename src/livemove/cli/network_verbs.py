@@ -135,6 +135,7 @@ async def _change(change: Callable[[Rules], Rules], *, dry_run: bool, as_json: b
     from livemove.api.network_models import NetworkRuleBody, SetNetworks
     from livemove.cli.network_view import hosts_left_out, network_json, network_lines, networks_of
     from livemove.cli.session import open_session
+    from livemove.policy.path_choice import is_strict
 
     async with open_session() as session:
         view, views = await _asked(session)
@@ -144,6 +145,8 @@ async def _change(change: Callable[[Rules], Rules], *, dry_run: bool, as_json: b
         if changed and not dry_run:
             body = SetNetworks(serial=view.serial, rules=tuple(NetworkRuleBody.of(rule) for rule in after))
             view = await (await session.agent(view.authority)).set_networks(body)
+    if is_strict(before) and not is_strict(after):
+        warn("the list allows no network by name any more: migrations may use all that it does not deny")
     hosts = _hosts(views)
     for host in hosts_left_out(hosts, after):
         warn(_no_way(host))

@@ -88,6 +88,11 @@ def sort_subnets(subnets: Iterable[str]) -> list[str]:
     return sorted(subnets, key=lambda subnet: _order_of(ipaddress.ip_network(subnet)))
 
 
+def is_strict(rules: Sequence[NetworkRule]) -> bool:
+    """Whether only networks that the list allows are used; one that does not allow any leaves out what it denies."""
+    return any(rule.allowed for rule in rules)
+
+
 def rule_for(subnet: str, rules: Sequence[NetworkRule]) -> NetworkRule | None:
     """The rule that counts for a subnet: that of the smallest subnet that contains it."""
     return _rule_for(ipaddress.ip_network(subnet), rules)
@@ -110,15 +115,11 @@ def _contains(outer: Subnet, inner: Subnet) -> bool:
     return outer.version == inner.version and inner.subnet_of(outer)  # type: ignore[arg-type]  # versions are the same
 
 
-def _is_strict(rules: Sequence[NetworkRule]) -> bool:
-    return any(rule.allowed for rule in rules)
-
-
 def _excluded(subnet: Subnet, rules: Sequence[NetworkRule]) -> str:
     rule = _rule_for(subnet, rules)
     if rule is not None and not rule.allowed:
         return "denied in the cluster's list" + (f", as a part of {rule.subnet}" if rule.subnet != str(subnet) else "")
-    if rule is None and _is_strict(rules):
+    if rule is None and is_strict(rules):
         return "not in the cluster's list of networks"
     return ""
 
@@ -342,7 +343,7 @@ def _alone(subnet: Subnet, others: list[_End], host: HostNetworks, peer: HostNet
 
 def _rank(path: Path, subnet: Subnet, rules: Sequence[NetworkRule], preferred: str) -> tuple[object, ...]:
     rule = _rule_for(subnet, rules)
-    metric = rule.metric if rule is not None and _is_strict(rules) else 0
+    metric = rule.metric if rule is not None and is_strict(rules) else 0
     in_preferred = bool(preferred) and ipaddress.ip_address(preferred) in subnet
     return (
         metric,
