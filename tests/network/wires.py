@@ -74,6 +74,10 @@ class Wires:
 
     def inside(self, member: str, work: Callable[[], Coroutine[Any, Any, T]]) -> Future[T]:
         """What the coroutine returns or raises, run in the namespace by a thread and a loop of its own."""
+        return self.call(member, lambda: asyncio.run(work()))
+
+    def call(self, member: str, work: Callable[[], T]) -> Future[T]:
+        """What the function returns or raises, run in the namespace by a thread of its own."""
         done: Future[T] = Future()
 
         def run() -> None:
@@ -81,7 +85,7 @@ class Wires:
                 handle = os.open(f"/run/netns/{self.namespace(member)}", os.O_RDONLY)
                 assert ctypes.CDLL(None).setns(handle, 0) == 0
                 os.close(handle)
-                done.set_result(asyncio.run(work()))
+                done.set_result(work())
             except BaseException as error:
                 done.set_exception(error)
 

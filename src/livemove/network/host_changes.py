@@ -49,7 +49,7 @@ class _Held:
             case "route":
                 return f"The route to {self.spot.key}"
             case "mptcp":
-                return "The limits of MPTCP"
+                return "The setting of MPTCP's limits"
         return f"The kernel parameter {self.spot.key}"
 
     def to_json(self) -> dict[str, Any]:
@@ -124,8 +124,8 @@ class HostChanges:
                 reach("host-changes.recorded")
                 for where, (now, _) in found.items():
                     item = held[where]
-                    if now != item.ours:
-                        with _telling(item.spot):
+                    with _telling(item.spot, [held[one] for one in found]):
+                        if not item.spot.is_as_wanted(now, item.ours):
                             item.spot.put(item.ours)
                     reach(f"host-changes.changed.{item.spot.kind}")
             except LivemoveError:
@@ -171,6 +171,8 @@ class HostChanges:
                 self._write(held)
             except StateUnwritable as error:
                 notes.append(error.message)
+            for note in notes:
+                _log.warning("%s", note)
             return notes
 
     def _put_back(self, item: _Held) -> str:
@@ -274,16 +276,21 @@ def _reason(error: OSError) -> str:
 
 
 @contextlib.contextmanager
-def _telling(spot: Spot) -> Iterator[None]:
-    """An error of the kernel becomes one that names the place and what to do."""
+def _telling(spot: Spot, wanted: Sequence[_Held] = ()) -> Iterator[None]:
+    """An error of the kernel becomes one that names the place and what to do.
+
+    :param wanted: all that is to be changed.
+    """
     try:
         yield
     except OSError as error:
         what = f"{spot.kind} {spot.key}"
         if error.errno in (errno.EPERM, errno.EACCES, errno.EROFS):
+            by_hand = "; ".join(item.spot.command(item.ours) for item in wanted)
             raise MissingPrerequisite(
                 f"The agent may not change the host's network for the journey ({what}): {_reason(error)}.",
-                remedy="Give the agent CAP_NET_ADMIN and a writable /proc/sys, or use one path.",
+                remedy="Give the agent CAP_NET_ADMIN and a writable /proc/sys, use one path, or make the changes by hand"
+                + (f": {by_hand}." if by_hand else "."),
             ) from error
         if spot.kind == "route" or "/conf/" in spot.key:  # of a NIC
             raise NetworkMissing(

@@ -99,18 +99,30 @@ def is_same(one: bytes, other: bytes) -> bool:
     return lasting(one) == lasting(other)
 
 
+def is_like(found: bytes, route: HostRoute) -> bool:
+    """Whether a route that was found does what `route` does: through the same NIC, in packets of the same size."""
+    said = dict(attributes(found[_MESSAGE.size :]))
+    index, source = struct.pack("=I", _index_of(route.link)), _packed(route.source)[1]
+    metrics = dict(attributes(said.get(_METRICS, b"")))
+    return (said.get(_OIF), said.get(_PREFSRC), metrics) == (index, source, _metrics_of(route))
+
+
+def command_for(route: HostRoute) -> str:
+    """The command that makes such a route by hand."""
+    metric = _PRIORITY_OF[_packed(route.peer)[0]]
+    words = [f"ip route replace {route.peer} dev {route.link} src {route.source}"]
+    words += [f"metric {metric}"] if metric else []
+    words += [f"congctl {route.congctl}"] if route.congctl else []
+    words += [f"mtu lock {route.mtu}"] if route.mtu else []
+    words += [f"advmss {route.advmss}"] if route.advmss else []
+    return " ".join(words)
+
+
 def put_route(route: HostRoute) -> None:
     """Make the route, or make the one that is there like it. Raises OSError: no such NIC, no right, not our address."""
     family, packed = _packed(route.peer)
-    try:
-        index = socket.if_nametoindex(route.link)
-    except OSError as error:
-        raise OSError(errno.ENODEV, f"there is no NIC '{route.link}'") from error
-    metrics = [attribute(_CC_ALGO, route.congctl.encode() + b"\0")] if route.congctl else []
-    if route.mtu:
-        metrics += [attribute(_LOCK, 1 << _MTU), attribute(_MTU, route.mtu)]
-    if route.advmss:
-        metrics.append(attribute(_ADVMSS, route.advmss))
+    index = _index_of(route.link)
+    metrics = [attribute(kind, value) for kind, value in _metrics_of(route).items()]
     with Netlink(netlink.ROUTE) as kernel:
         way, flags = _way(kernel, family, packed, index)
         scope = 0 if way or family == socket.AF_INET6 else _SCOPE_LINK
@@ -120,6 +132,23 @@ def put_route(route: HostRoute) -> None:
             attribute(_PRIORITY, _PRIORITY_OF[family]), nested(_METRICS, *metrics) if metrics else b"",
         ))  # fmt: skip
         kernel.change(_NEWROUTE, payload, netlink.CREATE | netlink.REPLACE)
+
+
+def _metrics_of(route: HostRoute) -> dict[int, bytes]:
+    """Kinds and values of RTA_METRICS."""
+    metrics = {_CC_ALGO: route.congctl.encode() + b"\0"} if route.congctl else {}
+    if route.mtu:
+        metrics |= {_LOCK: struct.pack("=I", 1 << _MTU), _MTU: struct.pack("=I", route.mtu)}
+    if route.advmss:
+        metrics[_ADVMSS] = struct.pack("=I", route.advmss)
+    return metrics
+
+
+def _index_of(link: str) -> int:
+    try:
+        return socket.if_nametoindex(link)
+    except OSError as error:
+        raise OSError(errno.ENODEV, f"there is no NIC '{link}'") from error
 
 
 def _way(kernel: Netlink, family: int, packed: bytes, index: int) -> tuple[bytes, int]:

@@ -42,8 +42,14 @@ class Spot(Protocol):
     def is_ours(self, now: Any, ours: Any) -> bool:
         """Whether `now` is what :meth:`put` with `ours` leaves, and nobody changed it since."""
 
+    def is_as_wanted(self, now: Any, ours: Any) -> bool:
+        """Whether there is nothing to do, whoever did it."""
+
     def put(self, ours: Any) -> None:
         """Make it so."""
+
+    def command(self, ours: Any) -> str:
+        """The command by which an administrator does the same."""
 
     def put_back(self, before: Any) -> None:
         """Make it what :meth:`read` said."""
@@ -70,6 +76,12 @@ class SysctlSpot:
 
     def is_ours(self, now: str, ours: str) -> bool:
         return now == ours
+
+    def is_as_wanted(self, now: str, ours: str) -> bool:
+        return now == ours
+
+    def command(self, ours: str) -> str:
+        return f"sysctl -w {self.key}={ours}"
 
     def put(self, ours: str) -> None:
         (_SYSCTLS / self.key).write_text(ours)
@@ -105,6 +117,12 @@ class LimitsSpot:
     def is_ours(self, now: list[int], ours: list[int]) -> bool:
         return now == ours
 
+    def is_as_wanted(self, now: list[int], ours: list[int]) -> bool:
+        return now == ours
+
+    def command(self, ours: list[int]) -> str:
+        return f"ip mptcp limits set subflow {ours[0]} add_addr_accepted {ours[1]}"
+
     def put(self, ours: list[int]) -> None:
         with Netlink(netlink.GENERIC) as kernel:
             wanted = attribute(_ADD_ADDRS, ours[1]) + attribute(_SUBFLOWS, ours[0])
@@ -138,6 +156,12 @@ class RouteSpot:
 
     def is_ours(self, now: str | None, ours: dict[str, Any]) -> bool:
         return now is not None and host_routes.is_ours(base64.b64decode(now))
+
+    def is_as_wanted(self, now: str | None, ours: dict[str, Any]) -> bool:
+        return now is not None and host_routes.is_like(base64.b64decode(now), HostRoute(**ours))
+
+    def command(self, ours: dict[str, Any]) -> str:
+        return host_routes.command_for(HostRoute(**ours))
 
     def put(self, ours: dict[str, Any]) -> None:
         host_routes.put_route(HostRoute(**ours))
