@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from livemove.base.errors import BadSetting
@@ -17,10 +17,10 @@ from livemove.policy.network_rules import (
     deny,
     find_subnet,
     forget,
-    parse_subnet,
     prefer,
 )
 from livemove.policy.paths import MAX_METRIC, NetworkRule
+from livemove.policy.subnets import parse_subnet
 
 ONE, TWO, THREE = "10.1.0.0/24", "10.2.0.0/24", "fd00:3::/64"
 LIST = (NetworkRule(ONE, 10, name="fast"), NetworkRule(TWO, 20), NetworkRule(THREE, 5, allowed=False, name="mgmt"))
@@ -116,6 +116,7 @@ def test_what_is_no_list(rules: list[NetworkRule], says: str) -> None:
 _SUBNETS = st.sampled_from([ONE, TWO, THREE, "10.9.0.0/16"])
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from([allow, deny, forget, lambda rules, one: prefer(rules, [one])]), _SUBNETS)))
 def test_whatever_is_done_it_stays_a_list_and_doing_it_twice_changes_nothing(changes) -> None:  # type: ignore[no-untyped-def]  # pairs of function and subnet
     rules: Rules = ()

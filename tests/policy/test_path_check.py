@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from livemove.base.errors import LivemoveError, PeerViolation, PolicyRefused
 from livemove.policy.path_check import check_pairs
@@ -61,6 +61,7 @@ def test_pairs_that_no_plan_has(pairs: list[tuple[str, str]]) -> None:
         check_pairs(pairs, two("B"), ())
 
 
+@settings(deadline=None)
 @given(_hosts("A"), _hosts("B"), _RULES)
 def test_every_plan_is_admitted_by_its_destination(
     source: HostNetworks, destination: HostNetworks, rules: list[NetworkRule]

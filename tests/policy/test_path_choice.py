@@ -7,12 +7,14 @@ from dataclasses import replace
 from itertools import product
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from livemove.base.errors import BadSetting, LivemoveError, NoCommonNetwork, PolicyRefused
-from livemove.policy.path_choice import MAX_PATHS, choose_paths, rule_for, subnet_of, why_not_allowed
+from livemove.policy.network_rules import rule_for, why_not_allowed
+from livemove.policy.path_choice import MAX_PATHS, choose_paths
 from livemove.policy.paths import HostNetworks, LeftOut, LinkFacts, NetworkRule, PathPlan, PathWish, UsePaths
+from livemove.policy.subnets import subnet_of
 
 GBIT = 125_000_000
 ONE, ALL = PathWish(UsePaths.ONE), PathWish(UsePaths.ALL)
@@ -422,6 +424,7 @@ _WISHES = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(_hosts("A"), _hosts("B"), _RULES, _WISHES)
 def test_157_everybody_allows_every_path_and_the_way_back_is_the_same(
     source: HostNetworks, destination: HostNetworks, rules: list[NetworkRule], wish: PathWish
@@ -462,6 +465,7 @@ def test_157_everybody_allows_every_path_and_the_way_back_is_the_same(
     assert used(back) == [pair[::-1] for pair in used(plan)]
 
 
+@settings(deadline=None)
 @given(_hosts("A"), _hosts("B"), _RULES)
 def test_every_address_is_used_spare_or_left_out_with_a_reason(
     source: HostNetworks, destination: HostNetworks, rules: list[NetworkRule]

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from livemove.base.errors import BadSetting
@@ -37,6 +37,7 @@ def test_a_wish_that_is_none(text: str, says: str) -> None:
         parse_wish(text)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60))
 def test_any_text_is_a_wish_or_refused(text: str) -> None:
     try:

@@ -18,8 +18,8 @@ from livemove.base.tasks import spawn
 from livemove.network.host_changes import HostChanges
 from livemove.network.link_watch import LinkChange, LinkWatch
 from livemove.policy.path_check import check_pairs
-from livemove.policy.path_choice import subnet_of
 from livemove.policy.paths import HostNetworks, LinkFacts, NetworkRule, Path
+from livemove.policy.subnets import subnet_of
 
 _log = logging.getLogger(__name__)
 

@@ -135,7 +135,7 @@ async def _change(change: Callable[[Rules], Rules], *, dry_run: bool, as_json: b
     from livemove.api.network_models import NetworkRuleBody, SetNetworks
     from livemove.cli.network_view import hosts_left_out, network_json, network_lines, networks_of
     from livemove.cli.session import open_session
-    from livemove.policy.path_choice import is_strict
+    from livemove.policy.network_rules import is_strict
 
     async with open_session() as session:
         view, views = await _asked(session)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from livemove.base.units import format_rate
 from livemove.cli.output import columns
-from livemove.policy.path_choice import rule_for, sort_subnets, subnet_of, why_not_allowed
+from livemove.policy.network_rules import rule_for, why_not_allowed
+from livemove.policy.subnets import sort_subnets, subnet_of
 
 if TYPE_CHECKING:
     from livemove.policy.paths import HostNetworks, LinkFacts, NetworkRule

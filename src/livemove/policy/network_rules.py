@@ -1,4 +1,4 @@
-"""The cluster's list of networks: what is a list, and how it is changed (#39, #40, #42).
+"""The cluster's list of networks: what is a list, what it says of a network, how it is changed (#39, #40, #42).
 
 A list has one rule a subnet. As soon as it allows a network, the others are out; one that only denies leaves all others in.
 The smaller metric is taken first.
@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from livemove.base.errors import BadSetting
 from livemove.policy.paths import MAX_METRIC, NetworkRule
+from livemove.policy.subnets import Subnet, contains, parse_subnet
 
 MAX_RULES = 256
 METRIC_STEP = 10
@@ -44,19 +45,26 @@ def check_rules(rules: Sequence[NetworkRule]) -> Rules:
     return tuple(sorted(rules, key=lambda rule: (rule.metric, ipaddress.ip_network(rule.subnet).version, rule.subnet)))
 
 
-def parse_subnet(text: str) -> str:
-    """A subnet in its one spelling. Raises BadSetting, with the subnet that is meant if `text` is an address on it."""
-    try:
-        if "/" not in text:
-            raise ValueError
-        subnet = ipaddress.ip_network(text, strict=False)
-    except ValueError as error:
-        raise BadSetting(
-            f"'{text[:80]}' is not a network.", remedy="Write a subnet such as 10.1.0.0/24, or a name from the list."
-        ) from error
-    if str(ipaddress.ip_interface(text).ip) != str(subnet.network_address):
-        raise BadSetting(f"'{text[:80]}' is an address on {subnet}, not a network.", remedy=f"Write {subnet}.")
-    return str(subnet)
+def is_strict(rules: Sequence[NetworkRule]) -> bool:
+    """Whether only networks that the list allows are used; one that does not allow any leaves out what it denies."""
+    return any(rule.allowed for rule in rules)
+
+
+def rule_for(subnet: str | Subnet, rules: Sequence[NetworkRule]) -> NetworkRule | None:
+    """The rule that counts for a subnet: that of the smallest subnet that contains it, as with routes."""
+    inner = ipaddress.ip_network(subnet)
+    around = [rule for rule in rules if contains(ipaddress.ip_network(rule.subnet), inner)]
+    return max(around, key=lambda rule: ipaddress.ip_network(rule.subnet).prefixlen, default=None)
+
+
+def why_not_allowed(subnet: str | Subnet, rules: Sequence[NetworkRule]) -> str:
+    """Why the list does not allow the subnet; empty when it does."""
+    rule = rule_for(subnet, rules)
+    if rule is not None and not rule.allowed:
+        return "denied in the cluster's list" + (f", as a part of {rule.subnet}" if rule.subnet != str(subnet) else "")
+    if rule is None and is_strict(rules):
+        return "not in the cluster's list of networks"
+    return ""
 
 
 def prefer(rules: Sequence[NetworkRule], networks: Sequence[str]) -> Rules:

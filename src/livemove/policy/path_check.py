@@ -10,8 +10,10 @@ import ipaddress
 from collections.abc import Sequence
 
 from livemove.base.errors import PeerViolation, PolicyRefused
-from livemove.policy.path_choice import MAX_PATHS, subnet_of, why_not_allowed
+from livemove.policy.network_rules import why_not_allowed
+from livemove.policy.path_choice import MAX_PATHS
 from livemove.policy.paths import HostNetworks, NetworkRule
+from livemove.policy.subnets import subnet_of
 
 
 def check_pairs(pairs: Sequence[tuple[str, str]], own: HostNetworks, rules: Sequence[NetworkRule]) -> None:

@@ -21,12 +21,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from livemove.base.errors import BadSetting, NoCommonNetwork, PolicyRefused
+from livemove.policy.network_rules import is_strict, rule_for, why_not_allowed
 from livemove.policy.paths import HostNetworks, LeftOut, LinkFacts, NetworkRule, Path, PathPlan, PathWish, UsePaths
+from livemove.policy.subnets import Subnet, contains, order_of
 
 #: An MPTCP connection has at most that many subflows beside its first (MPTCP_PM_ADDR_MAX, linux/mptcp_pm.h).
 MAX_PATHS = 8
-
-Subnet = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +48,11 @@ def choose_paths(
     """
     hosts = (source, destination)
     left_out = [LeftOut(*each) for host in hosts for each in _addresses_on_no_link(host)]
-    subnets = sorted({subnet for host in hosts for _, _, subnet in _addresses(host)}, key=_order_of)
+    subnets = sorted({subnet for host in hosts for _, _, subnet in _addresses(host)}, key=order_of)
     places = _places(subnets, rules, wish, hosts)
     ends: dict[Subnet, tuple[list[_End], list[_End]]] = {}
     for subnet in subnets:
-        if why := _excluded(subnet, rules) or ("" if subnet in places else "not among the networks asked for"):
+        if why := why_not_allowed(subnet, rules) or ("" if subnet in places else "not among the networks asked for"):
             left_out.append(LeftOut(_named(subnet, rules), why))
             continue
         here = _ends(source, subnet, destination, left_out)
@@ -78,54 +78,11 @@ def choose_paths(
     return PathPlan(tuple(paths[:MAX_PATHS]), (), tuple(left_out))
 
 
-def subnet_of(address: str) -> str:
-    """The subnet (CIDR) of ``ADDRESS/PREFIX``."""
-    return str(ipaddress.ip_interface(address).network)
-
-
-def sort_subnets(subnets: Iterable[str]) -> list[str]:
-    """In the order of their numbers, IPv4 first."""
-    return sorted(subnets, key=lambda subnet: _order_of(ipaddress.ip_network(subnet)))
-
-
-def is_strict(rules: Sequence[NetworkRule]) -> bool:
-    """Whether only networks that the list allows are used; one that does not allow any leaves out what it denies."""
-    return any(rule.allowed for rule in rules)
-
-
-def rule_for(subnet: str, rules: Sequence[NetworkRule]) -> NetworkRule | None:
-    """The rule that counts for a subnet: that of the smallest subnet that contains it."""
-    return _rule_for(ipaddress.ip_network(subnet), rules)
-
-
-def why_not_allowed(subnet: str, rules: Sequence[NetworkRule]) -> str:
-    """Why the cluster's list does not allow the subnet; empty when it does."""
-    return _excluded(ipaddress.ip_network(subnet), rules)
-
-
 # The cluster's list and the wish --------------------------------------------------------------------------------------
 
 
-def _rule_for(subnet: Subnet, rules: Sequence[NetworkRule]) -> NetworkRule | None:
-    around = [rule for rule in rules if _contains(ipaddress.ip_network(rule.subnet), subnet)]
-    return max(around, key=lambda rule: ipaddress.ip_network(rule.subnet).prefixlen, default=None)
-
-
-def _contains(outer: Subnet, inner: Subnet) -> bool:
-    return outer.version == inner.version and inner.subnet_of(outer)  # type: ignore[arg-type]  # versions are the same
-
-
-def _excluded(subnet: Subnet, rules: Sequence[NetworkRule]) -> str:
-    rule = _rule_for(subnet, rules)
-    if rule is not None and not rule.allowed:
-        return "denied in the cluster's list" + (f", as a part of {rule.subnet}" if rule.subnet != str(subnet) else "")
-    if rule is None and is_strict(rules):
-        return "not in the cluster's list of networks"
-    return ""
-
-
 def _named(subnet: Subnet, rules: Sequence[NetworkRule]) -> str:
-    rule = _rule_for(subnet, rules)
+    rule = rule_for(subnet, rules)
     return f"{subnet} ({rule.name})" if rule is not None and rule.name else str(subnet)
 
 
@@ -150,11 +107,11 @@ def _places(
 
 
 def _means(word: str, subnet: Subnet, rules: Sequence[NetworkRule]) -> bool:
-    rule = _rule_for(subnet, rules)
+    rule = rule_for(subnet, rules)
     if rule is not None and rule.name and rule.name.lower() == word.lower():
         return True
     asked = _subnet_or_none(word)
-    return asked is not None and _contains(asked, subnet)
+    return asked is not None and contains(asked, subnet)
 
 
 def _subnet_or_none(word: str) -> Subnet | None:
@@ -183,7 +140,7 @@ def _refusal(
 ) -> PolicyRefused | NoCommonNetwork | None:
     """Why somebody does not want the network that was asked for; carrier is none of this: it comes and goes."""
     called = f"'{word}'" if word == str(subnet) else f"'{word}' ({subnet})"
-    if why := _excluded(subnet, rules):
+    if why := why_not_allowed(subnet, rules):
         return PolicyRefused(
             f"The network {called} cannot be used: it is {why}.",
             remedy=f"Allow it with 'livemove network allow {subnet}'.",
@@ -196,7 +153,7 @@ def _refusal(
         if host.incoming and not set(own[host.host]) & set(host.incoming):
             return PolicyRefused(
                 f"The network {called} cannot be used: {host.host}'s {' and '.join(own[host.host])} is not in its "
-                f"'incoming', which has {', '.join(host.incoming)}.",
+                f"{_setting(host)}, which has {', '.join(host.incoming)}.",
                 where=host.host,
                 remedy=f"Add it with 'livemove network incoming ADDRESS... --host {host.host}'.",
             )
@@ -219,7 +176,7 @@ def _addresses_on_no_link(host: HostNetworks) -> list[tuple[str, str]]:
     missing = [address for address in host.incoming if address not in present]
     if missing and len(missing) == len(host.incoming):
         raise BadSetting(
-            f"The setting 'incoming' of {host.host} names {', '.join(missing)}, which is on none of its NICs; they have "
+            f"The setting {_setting(host)} of {host.host} names {', '.join(missing)}, which is on none of its NICs; they have "
             f"{', '.join(present[:16]) or 'no address'}.",
             where=host.host,
             remedy=f"Set it with 'livemove network incoming ADDRESS... --host {host.host}', or to 'any'.",
@@ -253,8 +210,13 @@ def _unusable(host: HostNetworks, link: LinkFacts, address: str, peer: HostNetwo
     if any(address == its for _, its, _ in _addresses(peer)):
         return f"{peer.host} has the same address"  # of a bridge for containers, say
     if host.incoming and address not in host.incoming:
-        return f"not in {host.host}'s 'incoming'"
+        return f"not in {host.host}'s {_setting(host)}"
     return "" if link.carrier else f"no carrier on {host.host}'s {link.name}"
+
+
+def _setting(host: HostNetworks) -> str:
+    """What to call the setting that restricts a host: without 'incoming' an address of its own counts alone."""
+    return "'incoming' or 'migration_address'" if host.incoming == (host.preferred,) else "'incoming'"
 
 
 def _end_text(host: HostNetworks, link: LinkFacts, address: str) -> str:
@@ -312,7 +274,7 @@ def _pair(
             LeftOut(_end_text(host, end.link, end.address), _alone(subnet, others, host, peer))
             for end in own[len(others) :]
         ]
-    rule = _rule_for(subnet, rules)
+    rule = rule_for(subnet, rules)
     shared = any(len({link.name for link, _, its in _addresses(host) if its == subnet}) > 1 for host in hosts)
     paths = []
     for one, other in zip(here, there, strict=False):
@@ -342,7 +304,7 @@ def _alone(subnet: Subnet, others: list[_End], host: HostNetworks, peer: HostNet
 
 
 def _rank(path: Path, subnet: Subnet, rules: Sequence[NetworkRule], preferred: str) -> tuple[object, ...]:
-    rule = _rule_for(subnet, rules)
+    rule = rule_for(subnet, rules)
     metric = rule.metric if rule is not None and is_strict(rules) else 0
     in_preferred = bool(preferred) and ipaddress.ip_address(preferred) in subnet
     return (
@@ -350,12 +312,8 @@ def _rank(path: Path, subnet: Subnet, rules: Sequence[NetworkRule], preferred: s
         path.destination_address != preferred,
         not in_preferred,
         -path.capacity_bytes_per_s,
-        _order_of(subnet),
+        order_of(subnet),
     )
-
-
-def _order_of(subnet: Subnet) -> tuple[int, int, int]:
-    return subnet.version, int(subnet.network_address), subnet.prefixlen
 
 
 def _one_family(paths: list[Path], left_out: list[LeftOut]) -> list[Path]:
