@@ -305,6 +305,21 @@ async def test_a_rate_can_be_changed_taken_away_and_given_again(lab_name: str, l
                 assert await shapers() == ["1Gbit"] * 2 + ["250Mbit"] * 2
 
 
+async def test_what_a_host_queues_at_its_nic_on_a_switched_link_is_its_own(lab_name: str) -> None:
+    async with Lab(parse_lab(lab_name, "A,B", ["1Gbit,switched"])) as lab:
+        namespace = lab.spec.namespace("A")
+        shown = ["tc", "-n", namespace, "qdisc", "show", "dev", "link0-A"]
+        assert "tbf" not in await lab.tools.run(shown)
+        await lab.tools.tc(namespace, ["qdisc add dev link0-A root handle 1: htb default 1"])
+        before = await lab.tools.run(shown)
+        assert "htb" in before
+        await faults.set_rate(lab, 0, 31_250_000)
+        await faults.set_rate(lab, 0, None)
+        await faults.cut(lab, 0)
+        await faults.restore(lab, 0)
+        assert await lab.tools.run(shown) == before
+
+
 async def test_control_and_guests_networks_can_be_broken_too(lab_name: str) -> None:
     async with Lab(parse_lab(lab_name, "A,B")) as lab:
         for name in ("control", "guests"):

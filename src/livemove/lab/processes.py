@@ -10,6 +10,7 @@ import asyncio
 import os
 import select
 import signal
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from livemove.lab.namespaces import MARK, NamespaceId, enter, namespace_id
 _PROC = Path("/proc")
 _POLL_S = 0.02
 _KILL_WAIT_S = 10.0
+_MARKED_POLL_S, _MARKED_TRIES = 0.0005, 2000
 # Started by this process: nobody else collects their status.
 _children: set[int] = set()
 
@@ -51,7 +53,22 @@ def start(namespace: str, argv: Sequence[str], *, directory: Path, log: Path, en
     except FileNotFoundError as error:
         raise MissingPrerequisite(f"'nsenter' is not installed, or {log.parent} does not exist.") from error
     _children.add(pid)
+    _wait_marked(pid)
     return pid
+
+
+def _wait_marked(pid: int) -> None:
+    """Return when the process shows its environment, by which it is known as the lab's.
+
+    The kernel lets posix_spawn return when the child's memory is its own, a moment before the environment is there.
+    """
+    for _ in range(_MARKED_TRIES):
+        try:
+            if start_ticks(pid) is None or (_PROC / str(pid) / "environ").read_bytes():
+                return
+        except OSError:
+            return
+        time.sleep(_MARKED_POLL_S)
 
 
 def reap() -> None:
