@@ -12,7 +12,8 @@ import pytest
 
 from livemove.network.keeper_words import KeeperConfig, KeptPath, PathDied, PathHealed, Report, SubflowsVerified
 from livemove.network.path_keeper import PathKeeper
-from network.two_hosts import PORT, Traffic, TwoHosts
+
+from .two_hosts import PORT, Traffic, TwoHosts
 
 pytestmark = pytest.mark.qemu
 R = TypeVar("R", bound=Report)

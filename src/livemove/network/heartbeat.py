@@ -10,11 +10,10 @@ import contextlib
 import errno
 import socket
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 
 from livemove.base.errors import PeerViolation
 from livemove.network.keeper_words import KeptPath
-from livemove.policy.liveness import Direction
 from livemove.wire.heartbeat import SIZE, Heartbeat, Role, pack, unpack
 
 _TOS_CS6 = 0xC0
@@ -22,6 +21,14 @@ _PRIORITY = 6  # TC_PRIO_INTERACTIVE: the first band of pfifo_fast; 7 would need
 # Read of one path at one go: what a stopped keeper finds in its buffers, and a bound for a flood.
 _MOST_AT_ONCE = 256
 _GONE = (errno.ENODEV, errno.ENXIO, errno.EADDRNOTAVAIL, errno.EBADF)
+
+
+@dataclass(slots=True)
+class Heard:
+    """What came through one path: a round, 0 for none yet, and when it was heard of."""
+
+    round_number: int = 0
+    at_s: float = float("-inf")
 
 
 class Exchange:
@@ -35,8 +42,9 @@ class Exchange:
         self._peer_life = 0
         self._peer_round = 0
         self._round = 0
-        self.heard = dict.fromkeys(paths, Direction())
-        self.answered = dict.fromkeys(paths, Direction())
+        #: The other side's rounds on each path, and ours that it answered there.
+        self.heard = {path: Heard() for path in paths}
+        self.answered = {path: Heard() for path in paths}
         self.peer_dead: frozenset[int] = frozenset()
         self.allowance_bytes_per_s: int | None = None
         #: When the newest heartbeat was heard, on any path; None: none yet.
@@ -65,12 +73,13 @@ class Exchange:
         if beat.life != self._peer_life:
             # the other keeper has started (again): its rounds begin anew
             self._peer_life, self._peer_round = beat.life, 0
-            self.heard = {number: replace(old, round_number=0) for number, old in self.heard.items()}
+            for known in self.heard.values():
+                known.round_number = 0
         self.heard_s = now_s
         if beat.round_number > self.heard[path].round_number:
-            self.heard[path] = Direction(beat.round_number, now_s)
+            self.heard[path] = Heard(beat.round_number, now_s)
         if beat.heard_life == self._life and self.answered[path].round_number < beat.heard_round <= self._round:
-            self.answered[path] = Direction(beat.heard_round, now_s)
+            self.answered[path] = Heard(beat.heard_round, now_s)
         if beat.round_number > self._peer_round:
             self._peer_round = beat.round_number
             self.peer_dead = beat.dead

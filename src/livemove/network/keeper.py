@@ -39,6 +39,8 @@ from livemove.network.keeper_words import (
     PathCounters,
     PathDied,
     PathHealed,
+    PathRevived,
+    PathStalled,
     Ready,
     Refused,
     Report,
@@ -53,7 +55,7 @@ from livemove.network.progress import Progress, Verification
 from livemove.network.sockets import ESTABLISHED, SocketFacts
 from livemove.network.subflows import Connections
 from livemove.policy import liveness
-from livemove.policy.liveness import LivenessLimits, PathFacts, Verdict
+from livemove.policy.liveness import Change, LivenessLimits, PathFacts, Verdict
 from livemove.wire.heartbeat import Role
 
 _COUNTERS_EVERY_S = 1.0
@@ -62,6 +64,8 @@ _SCAN_EVERY_S = 0.2
 # A path is suspicious after a round and a half without news: its sockets are read at every round from then on.
 _SUSPICIOUS_ROUNDS = 1.5
 _SETTLE_S = 0.3
+# A retransmission that is due within this time is waited for.
+_STUCK_S = 0.3
 # What waits for an agent that does not read; past this, counters and allowances are dropped, which say themselves again.
 _OUTBOX_BYTES = 1 << 18
 _STDIN, _STDOUT = 0, 1
@@ -253,10 +257,10 @@ class Keeper:
         if suspicious or now_s - self._scanned_s >= _SCAN_EVERY_S:
             self._scan(now_s)
             self._verify(now_s)
-        facts = tuple(self._facts(path) for path in self._paths)
+        facts = [self._facts(path) for path in self._paths]
         self._liveness, verdicts = liveness.judge(self._liveness, facts, now_s, self._limits)
         for path in self._liveness.living:
-            if self._exchange.heard[path].round_number and self._exchange.answered[path].round_number:
+            if self._exchange.answered[path].round_number:
                 self._silence_s[path] = max(self._silence_s[path], self._silent_s(path, now_s))
         for verdict in verdicts:
             self._act(verdict, now_s)
@@ -267,33 +271,51 @@ class Keeper:
     def _facts(self, path: int) -> PathFacts:
         return PathFacts(
             path,
-            self._exchange.heard[path],
-            self._exchange.answered[path],
+            self._exchange.heard[path].round_number,
+            self._exchange.heard[path].at_s,
+            self._exchange.answered[path].round_number,
+            self._exchange.answered[path].at_s,
             self._progress.unmoved_s(path),
             self._carriers.carries(self._paths[path].link),
             path in self._exchange.peer_dead,
         )
 
+    def _path_of(self, facts: SocketFacts) -> int | None:
+        return self._pairs.get((facts.local, facts.remote))
+
     def _silent_s(self, path: int, now_s: float) -> float:
-        at_s = min(self._exchange.heard[path].at_s, self._exchange.answered[path].at_s)
-        return now_s - max(at_s, self._liveness.watching_since_s)
+        return now_s - max(self._exchange.answered[path].at_s, self._liveness.watching_since_s)
 
     def _act(self, verdict: Verdict, now_s: float) -> None:
-        if not verdict.dead:
-            self._outbox.say(PathHealed(verdict.path, round(verdict.silence_s * 1000, 1)))
-            return
-        self._removed[verdict.path] += 1
-        self._silence_s[verdict.path] = max(self._silence_s[verdict.path], verdict.silence_s)
-        self._scan(now_s)  # a first subflow's counters are gone once it is ended
-        of_path = [facts for facts in self._found if self._pairs.get((facts.local, facts.remote)) == verdict.path]
-        destroyed = sum(self._end(facts) for facts in of_path)
-        self._connections.path_died(verdict.path)
-        text = verdict.reason.value
-        self._outbox.say(PathDied(verdict.path, round(verdict.silence_s * 1000, 1), text, destroyed))
+        path, silence_ms = verdict.path, round(verdict.silence_s * 1000, 1)
+        match verdict.change:
+            case Change.HEALED:
+                self._outbox.say(PathHealed(path, silence_ms))
+            case Change.STALLED:
+                self._outbox.say(PathStalled(path, silence_ms))
+            case Change.REVIVED:
+                self._scan(now_s)
+                renewed = self._renew(path) if self._is_source else 0
+                self._outbox.say(PathRevived(path, silence_ms, renewed))
+            case Change.DIED:
+                self._removed[path] += 1
+                self._silence_s[path] = max(self._silence_s[path], verdict.silence_s)
+                self._scan(now_s)  # a first subflow's counters are gone once it is ended
+                destroyed = sum(self._end(facts) for facts in self._found if self._path_of(facts) == path)
+                self._connections.path_died(path)
+                self._outbox.say(PathDied(path, silence_ms, verdict.reason.value, destroyed))
+
+    def _renew(self, path: int) -> int:
+        """End the subflows that would wait, perhaps for seconds, before they try again; new ones are made at once."""
+        stuck = self._progress.stuck(path, _STUCK_S)
+        renewed = sum(self._end(facts) for facts in self._found if facts.cookie in stuck)
+        if renewed:
+            self._scan(self._clock.monotonic_s())
+        return renewed
 
     def _send(self) -> list[PathSocket]:
         self._exchange.next_round()
-        dead = frozenset(self._liveness.own_dead)
+        dead = frozenset(self._liveness.called_dead)
         renewed = []
         for path_socket in self._sockets:
             beat = self._exchange.beat(path_socket.path.path, dead, self._allowance)
@@ -311,7 +333,7 @@ class Keeper:
         for facts in self._found:
             if facts.cookie in self._condemned:
                 self._end(facts)
-            elif (facts.local, facts.remote) not in self._pairs and facts.state == ESTABLISHED:
+            elif self._path_of(facts) is None and facts.state == ESTABLISHED:
                 self._unplanned_pair(facts)
 
     def _end(self, facts: SocketFacts) -> bool:

@@ -121,6 +121,26 @@ class PathHealed:
 
 
 @dataclass(frozen=True, slots=True)
+class PathStalled:
+    """Nothing comes through the path, and there is no other one to go on with: the copy stands still, or the other keeper."""
+
+    path: int
+    silence_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class PathRevived:
+    """A stalled path carries again.
+
+    :param renewed: how many subflows, of those that would have waited for their retransmission, are made anew.
+    """
+
+    path: int
+    silence_ms: float
+    renewed: int
+
+
+@dataclass(frozen=True, slots=True)
 class SubflowsVerified:
     """All expected connections are there, each with a subflow on each living path."""
 
@@ -204,6 +224,8 @@ Report = (
     | Refused
     | PathDied
     | PathHealed
+    | PathStalled
+    | PathRevived
     | SubflowsVerified
     | FellBack
     | SubflowsMissing
@@ -219,6 +241,8 @@ _EVENTS: dict[str, type[Report]] = {
     "refused": Refused,
     "path-dead": PathDied,
     "path-healed": PathHealed,
+    "path-stalled": PathStalled,
+    "path-revived": PathRevived,
     "verified": SubflowsVerified,
     "fallback": FellBack,
     "subflows-missing": SubflowsMissing,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from livemove.network.keeper_words import FellBack, Report, SubflowsMissing, SubflowsVerified
 from livemove.network.ledger import Pair
@@ -11,17 +11,20 @@ from livemove.network.sockets import SocketFacts
 from livemove.network.subflows import Connections
 
 
-@dataclass(slots=True)
-class _Moved:
+@dataclass(frozen=True, slots=True)
+class _Still:
+    """A socket's counters, and since which dump they have been the same."""
+
+    path: int
+    count: int
     since_s: float
-    read_s: float
-    counters: dict[int, int] = field(default_factory=dict)
+    waiting: bool
 
 
 class Progress:
     """For how long each path's subflows have moved nothing, from dumps that are taken every now and then.
 
-    Progress is what the kernel acknowledged to us or took from the other host in order; retransmissions are none.
+    Progress is what the other host acknowledged, or what was taken from it in order; retransmissions are none.
 
     :param pairs: path by (local, remote) address.
     :param continuous_s: two dumps farther apart than this prove nothing about the time between them.
@@ -30,34 +33,34 @@ class Progress:
     def __init__(self, pairs: Mapping[Pair, int], continuous_s: float) -> None:
         self._pairs = dict(pairs)
         self._continuous_s = continuous_s
-        self._moved: dict[int, _Moved] = {}
+        self._read_s = float("-inf")
+        self._still: dict[int, _Still] = {}
 
     def note(self, found: Iterable[SocketFacts], now_s: float) -> None:
         """A dump of the journey's sockets."""
-        counters: dict[int, dict[int, int]] = {}
+        before = self._still if now_s - self._read_s <= self._continuous_s else {}
+        self._still, self._read_s = {}, now_s
         for facts in found:
             path = self._pairs.get((facts.local, facts.remote))
-            if path is not None and facts.measured:
-                counters.setdefault(path, {})[facts.cookie] = facts.bytes_acked + facts.bytes_received
-        for path in set(self._pairs.values()):
-            if path not in counters:
-                self._moved.pop(path, None)
+            if path is None or not facts.measured:
                 continue
-            now = counters[path]
-            before = self._moved.get(path)
-            if (
-                before is None
-                or now_s - before.read_s > self._continuous_s
-                or any(count > before.counters.get(cookie, count) for cookie, count in now.items())
-            ):
-                self._moved[path] = _Moved(now_s, now_s, now)
-            else:
-                before.read_s, before.counters = now_s, now
+            count = facts.bytes_acked + facts.bytes_received
+            old = before.get(facts.cookie)
+            since_s = old.since_s if old is not None and old.count == count else now_s
+            self._still[facts.cookie] = _Still(path, count, since_s, facts.unacked_segments > 0)
 
     def unmoved_s(self, path: int) -> float | None:
-        """How long nothing had moved by the last dump; None when the path has no subflow."""
-        moved = self._moved.get(path)
-        return None if moved is None else moved.read_s - moved.since_s
+        """How long nothing at all had moved by the last dump; None when the path has no subflow."""
+        since_s = [still.since_s for still in self._still.values() if still.path == path]
+        return self._read_s - max(since_s) if since_s else None
+
+    def stuck(self, path: int, at_least_s: float) -> set[int]:
+        """Cookies of the path's sockets that wait for acknowledgements and had none for so long."""
+        return {
+            cookie
+            for cookie, still in self._still.items()
+            if still.path == path and still.waiting and self._read_s - still.since_s >= at_least_s
+        }
 
 
 class Verification:
