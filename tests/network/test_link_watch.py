@@ -102,6 +102,36 @@ result = [quiet, [mtu, few], sorted(set(told))]
     assert names == ["eth2"]
 
 
+@pytest.mark.qemu
+def test_a_listeners_fault_or_a_look_that_fails_does_not_end_the_watch() -> None:
+    told = in_a_namespace(
+        _WATCH
+        + """
+from livemove.base.errors import MissingPrerequisite
+link_watch._RETRY_S = 0.01
+real, failing = link_watch.read_links, []
+async def sometimes(speeds):
+    if failing:
+        raise MissingPrerequisite(failing.pop())
+    return await real(speeds)
+link_watch.read_links = sometimes
+def listen(change):
+    told.append(list(change.added))
+    if len(told) == 1: raise RuntimeError("the listener's")
+async def main():
+    watch = await LinkWatch.open({}, listen)
+    for number in (7, 8):
+        failing.append("not now")
+        await asyncio.to_thread(ip, "addr", "add", f"10.1.0.{number}/24", "dev", "eth1")
+        await until(number - 6)
+    await watch.close()
+asyncio.run(main())
+result = told
+"""
+    )
+    assert told == [["10.1.0.7/24"], ["10.1.0.8/24"]]
+
+
 def facts(name: str, *addresses: str, carrier: bool = True) -> LinkFacts:
     return LinkFacts(name, 2, "physical", 0, 1500, carrier, "", 1, addresses)
 
