@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from livemove.base.clock import boot_id
-from livemove.base.errors import LivemoveError, MissingPrerequisite, NetworkMissing, StateUnwritable
+from livemove.base.errors import MissingPrerequisite, NetworkMissing, StateUnwritable
 from livemove.base.fault_points import reach
 from livemove.network.kernel_state import Spot, namespace_cookie, spot_from, spot_of
 from livemove.policy.host_setup import Change
@@ -128,7 +128,7 @@ class HostChanges:
                         if not item.spot.is_as_wanted(now, item.ours):
                             item.spot.put(item.ours)
                     reach(f"host-changes.changed.{item.spot.kind}")
-            except LivemoveError:
+            except BaseException:
                 self._undo(held, found)
                 raise
             return notes
@@ -256,7 +256,8 @@ class HostChanges:
 
 def _held_from(entry: Mapping[str, Any]) -> _Held:
     journeys = tuple(str(journey) for journey in entry["journeys"])
-    return _Held(spot_from(entry["kind"], entry["key"]), entry["before"], entry["ours"], journeys)
+    before, ours = entry["before"], entry["ours"]
+    return _Held(spot_from(str(entry["kind"]), str(entry["key"]), before, ours), before, ours, journeys)
 
 
 def _planned(item: _Held | None, spot: Spot, now: Any, wanted: Any, journey: str) -> tuple[_Held, str]:

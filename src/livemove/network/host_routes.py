@@ -82,6 +82,11 @@ def _next_hops_as_given(told: bytes) -> bytes:
     return bytes(data)
 
 
+def is_whole(route: bytes) -> bool:
+    """Whether it can be an answer of :func:`find_route`."""
+    return len(route) > _MESSAGE.size
+
+
 def is_ours(route: bytes) -> bool:
     """Whether a route that was found was made by us and changed by nobody since."""
     protocol: int = _MESSAGE.unpack_from(route)[5]

@@ -7,6 +7,7 @@ see network.netlink.
 from __future__ import annotations
 
 import base64
+import ipaddress
 import socket
 import struct
 from dataclasses import asdict, dataclass, replace
@@ -15,12 +16,12 @@ from typing import Any, Protocol
 
 from livemove.base.errors import MissingPrerequisite
 from livemove.network import host_routes, netlink
+from livemove.network.mptcp import find_family
 from livemove.network.netlink import Netlink, attribute, attributes
 from livemove.policy.host_setup import Change, HostRoute, MptcpLimits, Sysctl
 
 _SYSCTLS = Path("/proc/sys")
-# linux/genetlink.h and linux/mptcp_pm.h
-_CONTROL, _GET_FAMILY, _FAMILY_ID, _FAMILY_NAME = 0x10, 3, 1, 2
+# linux/mptcp_pm.h
 _SET_LIMITS, _GET_LIMITS, _ADD_ADDRS, _SUBFLOWS = 5, 6, 2, 3
 
 
@@ -107,7 +108,7 @@ class LimitsSpot:
     def read(self) -> list[int]:
         with Netlink(netlink.GENERIC) as kernel:
             said: dict[int, bytes] = {}
-            for answer in kernel.ask(_mptcp_family(kernel), struct.pack("=BBH", _GET_LIMITS, 1, 0)):
+            for answer in kernel.ask(find_family(kernel)[0], struct.pack("=BBH", _GET_LIMITS, 1, 0)):
                 said = dict(attributes(answer[4:]))
             return [struct.unpack("=I", said[kind])[0] for kind in (_SUBFLOWS, _ADD_ADDRS)]
 
@@ -126,7 +127,7 @@ class LimitsSpot:
     def put(self, ours: list[int]) -> None:
         with Netlink(netlink.GENERIC) as kernel:
             wanted = attribute(_ADD_ADDRS, ours[1]) + attribute(_SUBFLOWS, ours[0])
-            kernel.change(_mptcp_family(kernel), struct.pack("=BBH", _SET_LIMITS, 1, 0) + wanted)
+            kernel.change(find_family(kernel)[0], struct.pack("=BBH", _SET_LIMITS, 1, 0) + wanted)
 
     def put_back(self, before: list[int]) -> None:
         self.put(before)
@@ -152,13 +153,13 @@ class RouteSpot:
     def is_same(self, now: str | None, before: str | None) -> bool:
         if now is None or before is None:
             return now == before
-        return host_routes.is_same(base64.b64decode(now), base64.b64decode(before))
+        return host_routes.is_same(_raw(now), _raw(before))
 
     def is_ours(self, now: str | None, ours: dict[str, Any]) -> bool:
-        return now is not None and host_routes.is_ours(base64.b64decode(now))
+        return now is not None and host_routes.is_ours(_raw(now))
 
     def is_as_wanted(self, now: str | None, ours: dict[str, Any]) -> bool:
-        return now is not None and host_routes.is_like(base64.b64decode(now), HostRoute(**ours))
+        return now is not None and host_routes.is_like(_raw(now), HostRoute(**ours))
 
     def command(self, ours: dict[str, Any]) -> str:
         return host_routes.command_for(HostRoute(**ours))
@@ -170,7 +171,7 @@ class RouteSpot:
         if before is None:
             host_routes.remove_route(self.key)
         else:
-            host_routes.put_back_route(base64.b64decode(before))
+            host_routes.put_back_route(_raw(before))
 
     def begin(self, before: str | None, wanted: dict[str, Any]) -> dict[str, Any]:
         return wanted
@@ -207,16 +208,23 @@ def spot_of(change: Change) -> tuple[Spot, Any] | None:
             return RouteSpot(change.peer), asdict(change)
 
 
-def spot_from(kind: str, key: str) -> Spot:
-    """The spot of a record. Raises ValueError when there is no such kind, or the key is none."""
+def spot_from(kind: str, key: str, before: Any, ours: Any) -> Spot:
+    """The spot of a record. Raises ValueError or TypeError when there is none such, or it cannot hold these values."""
     match kind:
-        case "sysctl" if ".." not in key.split("/") and key.startswith("net/"):
-            return SysctlSpot(key)
+        case "sysctl" if key.startswith("net/") and ".." not in key.split("/"):
+            if isinstance(before, str) and isinstance(ours, str):
+                return SysctlSpot(key)
         case "mptcp":
-            return LimitsSpot()
+            if _is_pair(before) and _is_pair(ours):
+                return LimitsSpot()
         case "route":
-            return RouteSpot(key)
-    raise ValueError(f"there is no '{kind}' '{key}'")
+            route = HostRoute(**ours)
+            ipaddress.ip_address(key)
+            words, numbers = (route.link, route.source, route.congctl), (route.mtu, route.advmss)
+            fits = route.peer == key and all(isinstance(word, str) for word in words) and _is_pair([*numbers])
+            if fits and (before is None or host_routes.is_whole(_raw(before))):
+                return RouteSpot(key)
+    raise ValueError(f"{kind} {key} cannot hold {before!r} and {ours!r}")
 
 
 def namespace_cookie() -> int:
@@ -235,11 +243,17 @@ def _sysctl_path(name: str) -> str:
     return name if first == "/" else name.translate(str.maketrans("./", "/."))
 
 
-def _mptcp_family(kernel: Netlink) -> int:
-    question = struct.pack("=BBH", _GET_FAMILY, 1, 0) + attribute(_FAMILY_NAME, b"mptcp_pm\0")
-    for answer in kernel.ask(_CONTROL, question):
-        return int(struct.unpack("=H", dict(attributes(answer[4:]))[_FAMILY_ID])[0])
-    raise FileNotFoundError(2, "this kernel has no MPTCP")
+def _is_pair(value: Any) -> bool:
+    """Whether it is two 32-bit numbers."""
+    return (
+        isinstance(value, list)
+        and [type(one) for one in value] == [int, int]
+        and 0 <= min(value) <= max(value) < 1 << 32
+    )
+
+
+def _raw(route: str) -> bytes:
+    return base64.b64decode(route, validate=True)
 
 
 def _smaller(one: int, other: int) -> int:

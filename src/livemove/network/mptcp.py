@@ -94,7 +94,7 @@ class Mptcp:
     def __init__(self) -> None:
         self._commands = Netlink(GENERIC)
         try:
-            self._family, group = _find_family(self._commands)
+            self._family, group = find_family(self._commands)
             self._events = Listener(GENERIC, [group])
         except OSError:
             self._commands.close()
@@ -149,7 +149,8 @@ class Mptcp:
         self._commands.change(self._family, _generic(command, _VERSION) + payload)
 
 
-def _find_family(commands: Netlink) -> tuple[int, int]:
+def find_family(commands: Netlink) -> tuple[int, int]:
+    """The numbers of the family and of its group of events. Raises OSError when the kernel has no MPTCP (ENOENT)."""
     name = attribute(_FAMILY_NAME, _NAME.encode() + b"\0")
     for payload in commands.ask(_CONTROL_FAMILY, _generic(_GET_FAMILY, 1) + name):
         found = dict(attributes(payload[4:]))
