@@ -57,6 +57,8 @@ def send(address: str, port: int, streams: int, seconds: float) -> None:
                     connection.send(_PIECE)
                 except TimeoutError:
                     continue
+                except ConnectionError:
+                    return  # the sink is gone
 
     threads = [threading.Thread(target=one, daemon=True) for _ in range(streams)]
     for thread in threads:

@@ -41,6 +41,11 @@ def test_others_that_come_in_are_given_room() -> None:
     assert decision.shares["j"]["eth1"] == pytest.approx(975 - 440)
 
 
+def test_before_anything_was_counted_others_are_taken_to_want_what_they_are_promised() -> None:
+    decision = decide(MINIMUM, counted(members={"j": member()}, elapsed_s=0.0))
+    assert decision.shares["j"]["eth1"] == pytest.approx(975 - 440)
+
+
 def test_room_is_kept_from_one_decision_to_the_next() -> None:
     decision = decide(MINIMUM, counted(members={"j": member()}, rooms={("eth1", IN): Room(440)}))
     assert decision.shares["j"]["eth1"] == pytest.approx(975 - 440)

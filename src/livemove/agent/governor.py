@@ -274,7 +274,7 @@ class Governor:
             for name, known in self._journeys.items()
         }
         self.decision = decide(limits, Counted(elapsed_s, nics, members, self.others, self._rooms, self._shaping.links))
-        self._rooms = self.decision.rooms
+        self._rooms = self.decision.rooms if elapsed_s else {}
         self._carry_out(self.decision, bool(limits))
 
     def _count_journeys(self) -> None:

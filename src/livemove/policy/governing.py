@@ -67,6 +67,7 @@ class Member:
 class Counted:
     """Everything since the last decision.
 
+    :param elapsed_s: 0: nothing was counted yet, so others are taken to want what they are promised.
     :param others: bytes/s that are not migration's, by NIC and direction.
     :param shaped: NICs with classes of ours.
     """
@@ -116,13 +117,15 @@ def decide(limits: Limits, counted: Counted) -> Decision:
         members = {name: member for name, member in counted.members.items() if member.way is way}
         promised = _promised(limits, way, capacities, counted)
         for nic, capacity in capacities.items():
-            rooms[nic, way] = step_room(
-                counted.rooms.get((nic, way), Room()),
-                others_bytes_per_s=counted.others.get((nic, way), 0.0),
-                promised_bytes_per_s=sum(promised[nic].values()),
-                capacity_bytes_per_s=capacity,
-                elapsed_s=counted.elapsed_s,
-            )
+            rooms[nic, way] = Room(sum(promised[nic].values()))
+            if counted.elapsed_s:
+                rooms[nic, way] = step_room(
+                    counted.rooms.get((nic, way), Room()),
+                    others_bytes_per_s=counted.others.get((nic, way), 0.0),
+                    promised_bytes_per_s=sum(promised[nic].values()),
+                    capacity_bytes_per_s=capacity,
+                    elapsed_s=counted.elapsed_s,
+                )
         in_use = {link for member in members.values() for link in member.links}
         caps = split_cap(cap, {nic: capacity for nic, capacity in capacities.items() if nic in in_use})
         for nic, capped in caps.items():
