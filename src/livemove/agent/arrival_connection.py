@@ -27,6 +27,10 @@ from livemove.wire.mtu_probe import NONCE_BYTES
 
 _log = logging.getLogger(__name__)
 
+#: Capabilities and parameters a source may set in our QEMU; everything else is the peer's violation.
+_CAPABILITIES = frozenset({"events", "return-path", "late-block-activate", "multifd", "auto-converge"})
+_PARAMETERS = frozenset({"multifd-channels", "multifd-compression", "multifd-zstd-level", "multifd-zlib-level"})
+
 
 class ArrivalConnection:
     """One of an arriving journey, from :meth:`open` to :meth:`close`.
@@ -119,11 +123,14 @@ class ArrivalConnection:
         )
         config = KeeperConfig("destination", self._journey, self.port, self.nonce[:32], kept, multipath=asked.mptcp)
         names = {number: f"{theirs} to {ours}" for number, (theirs, ours) in enumerate(seen)}
-        if asked.mptcp:
-            self._watch = await KeptPaths.start(config, names, self._tell, lambda rate: None)
+        if asked.kept:
+            self._watch = await KeptPaths.start(config, names, self._tell, lambda by_address: None)
         else:
             self._watch = CountedPaths(config)
         self._watch.expect(0)
+        await self._networking.govern_arriving(
+            self._journey, paths, self.port, mptcp=asked.mptcp, on_allowance=self._watch.allow
+        )
 
     async def totals(self) -> list[PathTotals]:
         """What every path brought, once the last connection has ended."""
@@ -161,3 +168,9 @@ class ArrivalConnection:
 def any_address(like: str) -> str:
     """All addresses of the host, of the family of `like`."""
     return "::" if ":" in like else "0.0.0.0"
+
+
+def refuse_unknown(asked: AskListen) -> None:
+    """Raises PeerViolation when the source would set something in our QEMU that a journey does not use."""
+    if not set(asked.capabilities) <= _CAPABILITIES or not set(asked.parameters) <= _PARAMETERS:
+        raise PeerViolation("The source asked for a capability or parameter that a journey does not use.")

@@ -12,7 +12,7 @@ import pwd
 import time
 from collections.abc import Callable
 
-from livemove.agent.arrival_connection import ArrivalConnection
+from livemove.agent.arrival_connection import ArrivalConnection, refuse_unknown
 from livemove.agent.arrival_effects import DYING_S, SOURCE_ENDED, Arrival, ArrivalEffects
 from livemove.agent.arrival_memory import ArrivalMemory
 from livemove.agent.fitness import check_files, check_fitness, read_frozen
@@ -52,10 +52,6 @@ from livemove.migration.packet_filter import remove_filter
 from livemove.migration.receiving import LoadedWatch, listen_in_qemu
 
 _log = logging.getLogger(__name__)
-
-#: Capabilities and parameters a source may set in our QEMU; everything else is the peer's violation.
-_CAPABILITIES = frozenset({"events", "return-path", "late-block-activate", "multifd", "auto-converge"})
-_PARAMETERS = frozenset({"multifd-channels", "multifd-compression", "multifd-zstd-level", "multifd-zlib-level"})
 
 
 class Arrivals:
@@ -178,7 +174,7 @@ class Arrivals:
 
     async def _fitness_answer(self, notes: list[str]) -> FitnessAnswer:
         return FitnessAnswer(
-            offer=self._offer(), networks=HostNetworksBody.of(await self._networking.own()),
+            offer=self._offer(), networks=HostNetworksBody.of(await self._networking.own()), limited=self._networking.is_limited,
             trusted_networks=list(self._settings().trusted_networks), notes=tuple(notes),
         )  # fmt: skip
 
@@ -210,8 +206,7 @@ class Arrivals:
 
     async def listen(self, journey: str, source: str, asked: AskListen) -> ListenAnswer:
         """Step 5: our listener makes room and QEMU listens, behind a packet filter, with the key of this journey."""
-        if not set(asked.capabilities) <= _CAPABILITIES or not set(asked.parameters) <= _PARAMETERS:
-            raise PeerViolation("The source asked for a capability or parameter that a journey does not use.")
+        refuse_unknown(asked)
         arrival = self._get(journey, source)
         async with arrival.lock:
             self._expect(arrival, IncomingPhase.BUILT)

@@ -162,6 +162,11 @@ class Governor:
             for link in living
         }
 
+    @property
+    def is_limited(self) -> bool:
+        """Whether this host has limits at all."""
+        return bool(self._limits())
+
     async def limits_changed(self) -> None:
         """Read limits and NICs again."""
         await self._again()

@@ -70,7 +70,16 @@ class Host:
         self.records = VmRecords(self.database)
         self.vms = Vms(lambda: self.settings, facts, self.records)
         self.journal = Journal(self.database, clock, settings.name)
-        self.networking = AgentNetworking(lambda: self.settings, self.follower.learn, self._agent_address)
+        self.bandwidth = BandwidthStore(settings.state_dir)
+        self.governor = Governor(
+            lambda: self.bandwidth.limits,
+            lambda: host_nics(self.settings),
+            clock,
+            Shaping(int(settings.listen.rpartition(":")[2])),
+        )
+        self.networking = AgentNetworking(
+            lambda: self.settings, self.follower.learn, self._agent_address, self.governor
+        )
         self.arrivals = Arrivals(lambda: self.settings, self.vms, self.journal, clock, self.offer, self.networking)
         self.departures = Departures(
             lambda: self.settings, self.vms, self.journal, clock, self.client_to, self.follower.learn, self._own_offer,
@@ -90,13 +99,6 @@ class Host:
             self.overruled,
             self.client_to,
             lambda: self.cluster().hosts,
-        )
-        self.bandwidth = BandwidthStore(settings.state_dir)
-        self.governor = Governor(
-            lambda: self.bandwidth.limits,
-            lambda: host_nics(self.settings),
-            clock,
-            Shaping(int(settings.listen.rpartition(":")[2])),
         )
         self._context: ssl.SSLContext | None = None
         self._housekeeping: asyncio.Task[None] | None = None

@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import logging
 import pathlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Literal
 
+from livemove.agent.governor import GovernedPath, Governor
 from livemove.agent.networks import host_networks
 from livemove.api.cluster_map import ClusterMap
 from livemove.api.network_models import PathPair
@@ -36,6 +37,7 @@ class AgentNetworking:
 
     :param learn: the cluster's map, as new as it can be had.
     :param agent_address: the address by which the cluster knows this host's agent.
+    :param governor: shares out the bandwidth; what it says of journeys is passed on from here.
     """
 
     def __init__(
@@ -43,10 +45,16 @@ class AgentNetworking:
         settings: Callable[[], HostSettings],
         learn: Callable[[], Awaitable[ClusterMap]],
         agent_address: Callable[[], str],
+        governor: Governor,
     ) -> None:
         self.changes = HostChanges(settings().run_dir / CHANGES_FILE)
         self._watch: LinkWatch | None = None
         self._again: dict[str, Again] = {}
+        self._governor = governor
+        self._on_rate: dict[str, Callable[[int], None]] = {}
+        self._on_allowance: dict[str, Callable[[Mapping[str, int]], None]] = {}
+        governor.on_rate = lambda journey, rate: self._on_rate.get(journey, _nobody)(rate)
+        governor.on_allowance = lambda journey, by_address: self._on_allowance.get(journey, _nobody)(by_address)
         self._watching = asyncio.Lock()
         self._settings = settings
         self._learn = learn
@@ -79,6 +87,39 @@ class AgentNetworking:
         carrying = {link.name for link in links if link.carrier}
         return paths, [path for path in paths if path.destination_link in carrying]
 
+    @property
+    def is_limited(self) -> bool:
+        """Whether this host has limits of bandwidth, so that it may have to tell a source how much it can take."""
+        return self._governor.is_limited
+
+    async def govern_leaving(
+        self, journey: str, paths: Sequence[Path], port: int, *, mptcp: bool, on_rate: Callable[[int], None]
+    ) -> None:
+        """Keep to this host's limits, and to those that the destination tells, from before the first byte on."""
+        self._on_rate[journey] = on_rate
+        governed = [GovernedPath(path.source_link, path.source_address, path.destination_address) for path in paths]
+        await self._governor.join(journey, role="source", paths=governed, port=port, mptcp=mptcp)
+
+    async def govern_arriving(
+        self,
+        journey: str,
+        paths: Sequence[Path],
+        port: int,
+        *,
+        mptcp: bool,
+        on_allowance: Callable[[Mapping[str, int]], None],
+    ) -> None:
+        """Tell `on_allowance` how much the source may send to each of this host's addresses, bytes per second."""
+        self._on_allowance[journey] = on_allowance
+        governed = [
+            GovernedPath(path.destination_link, path.destination_address, path.source_address) for path in paths
+        ]
+        await self._governor.join(journey, role="destination", paths=governed, port=port, mptcp=mptcp)
+
+    def heard(self, journey: str, by_address: Mapping[str, int]) -> None:
+        """What the destination of a journey allows now."""
+        self._governor.heard(journey, by_address)
+
     async def follow(self, journey: str, again: Again) -> None:
         """Call `again` whenever a NIC comes up: the kernel forgets the routes of one that went down."""
         async with self._watching:
@@ -93,6 +134,9 @@ class AgentNetworking:
 
     async def put_back(self, journey: str) -> None:
         """Put back what was changed for a journey; what cannot be is a leftover, which the next start tries again."""
+        self._on_rate.pop(journey, None)
+        self._on_allowance.pop(journey, None)
+        await self._governor.leave(journey)
         async with self._watching:
             self._again.pop(journey, None)
             if not self._again and self._watch is not None:
@@ -100,6 +144,10 @@ class AgentNetworking:
                 await watch.close()
         with contextlib.suppress(LivemoveError):
             await self.changes.take_back(journey)
+
+
+def _nobody(_: object) -> None:
+    """A journey that has just ended."""
 
 
 async def _made_again(journey: str, again: Again) -> None:

@@ -51,10 +51,14 @@ class AskFitness(Model):
 
 
 class FitnessAnswer(Model):
-    """What the destination can do; it has reserved the memory unless this was a dry run."""
+    """What the destination can do; it has reserved the memory unless this was a dry run.
+
+    :param limited: it has limits of bandwidth, and tells the source during the copy how much it can take.
+    """
 
     offer: OfferBody
     networks: HostNetworksBody
+    limited: bool = False
     trusted_networks: Annotated[list[Word], Field(max_length=256)]
     notes: Annotated[tuple[Text, ...], Field(max_length=64)] = ()
 
@@ -85,13 +89,17 @@ class ListenPath(PathPair):
 
 
 class AskListen(Model):
-    """What the destination's QEMU is set to, and the key of this journey (empty: no TLS)."""
+    """What the destination's QEMU is set to, and the key of this journey (empty: no TLS).
+
+    :param kept: heartbeats go over the paths, by a keeper on each host.
+    """
 
     capabilities: Annotated[list[Word], Field(max_length=64)]
     parameters: Annotated[dict[Word, int | Word | bool], Field(max_length=32)]
     psk_hex: Annotated[str, Field(max_length=128)]
     paths: Annotated[list[ListenPath], Field(min_length=1, max_length=64)]
     mptcp: bool = False
+    kept: bool = False
 
 
 class ListenAnswer(Model):

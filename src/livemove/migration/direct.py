@@ -173,6 +173,7 @@ class DirectSource:
         self.started_monotonic_s: float | None = None
         self.tls = False
         self._clock = clock
+        self._cancelling = False
         self._meter, self._wire_meter = RateMeter(), RateMeter()
 
     async def blocked_reasons(self) -> list[str]:
@@ -258,6 +259,12 @@ class DirectSource:
             counters.throttle_percent,
         )
 
+    async def limit(self, bytes_per_s: int) -> None:
+        """Send at most so much from now on, in all connections together; 0: no limit. Not in the blackout: QEMU lifts it there."""
+        if self._cancelling:
+            return  # it is being brought to a stand
+        await self.monitor.execute("migrate-set-parameters", {"max-bandwidth": bytes_per_s or UNLIMITED_BYTES_PER_S})
+
     async def open_latch(self, latch_s: float, rate_bytes_per_s: float) -> None:
         """Let QEMU switch over when what remains fits into `latch_s` at that rate."""
         parameters: dict[str, int] = {"downtime-limit": max(1, round(latch_s * 1e3))}
@@ -278,6 +285,7 @@ class DirectSource:
 
         :raise QemuGone: the process went away.
         """
+        self._cancelling = True
         try:
             over = await self._cancel_politely()
         except QemuSilent:

@@ -43,8 +43,8 @@ class PathWatch(Protocol):
     def expect(self, connections: int) -> None:
         """How many connections the copy has, now that it begins."""
 
-    def allow(self, bytes_per_s: int | None) -> None:
-        """At the destination: what the source may send at most from now on; None: anything."""
+    def allow(self, by_address: Mapping[str, int]) -> None:
+        """At the destination: what the source may send at most to its addresses from now on, bytes per second."""
 
     async def finish(self) -> KeeperTotals:
         """What every path carried, after the last connection has ended. Never raises."""
@@ -61,7 +61,11 @@ class KeptPaths:
 
     @classmethod
     async def start(
-        cls, config: KeeperConfig, names: Mapping[int, str], tell: Tell, on_allowance: Callable[[int | None], None]
+        cls,
+        config: KeeperConfig,
+        names: Mapping[int, str],
+        tell: Tell,
+        on_allowance: Callable[[Mapping[str, int]], None],
     ) -> Self:
         """Raises MissingPrerequisite when the keeper cannot work here.
 
@@ -70,7 +74,7 @@ class KeptPaths:
 
         def heard(report: Report) -> None:
             if isinstance(report, AllowanceHeard):
-                on_allowance(report.bytes_per_s)
+                on_allowance(report.by_address)
             elif (said := sentence_of(report, names)) is not None:
                 tell(*said)
 
@@ -79,8 +83,8 @@ class KeptPaths:
     def expect(self, connections: int) -> None:
         self._keeper.expect(connections)
 
-    def allow(self, bytes_per_s: int | None) -> None:
-        self._keeper.allow(bytes_per_s)
+    def allow(self, by_address: Mapping[str, int]) -> None:
+        self._keeper.allow(by_address)
 
     async def finish(self) -> KeeperTotals:
         return await self._keeper.finish() or NOTHING
@@ -110,7 +114,7 @@ class CountedPaths:
             with contextlib.suppress(OSError):
                 self._ledger.scan()
 
-    def allow(self, bytes_per_s: int | None) -> None:
+    def allow(self, by_address: Mapping[str, int]) -> None:
         pass
 
     async def finish(self) -> KeeperTotals:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
@@ -20,7 +21,8 @@ from livemove.api.incoming_models import (
     OfferBody,
     OwnershipAnswer,
 )
-from livemove.base.errors import MigrationBlocked
+from livemove.base.errors import LivemoveError, MigrationBlocked
+from livemove.base.tasks import spawn
 from livemove.hypervisor.frozen import FrozenVm, refuse_unmigratable
 from livemove.hypervisor.qmp import Monitor
 from livemove.migration import events as on
@@ -211,6 +213,7 @@ class Preparation:
         asked = AskListen(
             capabilities=[name for name in agreement.capabilities if name != "auto-converge"],
             parameters=multifd_parameters(agreement), psk_hex=psk_hex, paths=self.paths.to_listen, mptcp=agreement.mptcp,
+            kept=self._is_kept(agreement),
         )  # fmt: skip
         self.configured = True
         listening, _, _ = await asyncio.gather(
@@ -227,7 +230,25 @@ class Preparation:
 
     async def _set_up_paths(self, agreement: Agreement) -> None:
         await self.paths.set_up(multipath=agreement.mptcp)
-        await self.paths.watch(self.findings.probe_port, self.findings.probe_nonce, multipath=agreement.mptcp)
+        await self.paths.watch(
+            self.findings.probe_port, self.findings.probe_nonce, multipath=agreement.mptcp, kept=self._is_kept(agreement),
+            on_rate=self._limit,
+        )  # fmt: skip
+
+    def _is_kept(self, agreement: Agreement) -> bool:
+        """A keeper is there for several paths, and where the destination has limits that it must be able to tell."""
+        assert self.findings.fitness is not None
+        return agreement.mptcp or self.findings.fitness.limited
+
+    def _limit(self, bytes_per_s: int) -> None:
+        own = self._route.max_bandwidth_bytes_per_s
+        limits = [limit for limit in (bytes_per_s, own) if limit]
+        spawn(self._set_rate(min(limits, default=0)), name=f"rate of {self._record.id}")
+
+    async def _set_rate(self, bytes_per_s: int) -> None:
+        # the copy may just have ended
+        with contextlib.suppress(LivemoveError):
+            await self._engine.limit(bytes_per_s)
 
     def _agreed(self) -> Agreement:
         assert self.findings.agreement is not None

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, Protocol
 
 from livemove.api.incoming_models import ListenPath, PathTotals
@@ -50,6 +51,14 @@ class Networking(Protocol):
 
     async def put_back(self, journey: str) -> None:
         """Put back what was changed for a journey; what cannot be is a leftover."""
+
+    async def govern_leaving(
+        self, journey: str, paths: Sequence[Path], port: int, *, mptcp: bool, on_rate: Callable[[int], None]
+    ) -> None:
+        """Keep to the limits of bandwidth from before the first byte on; `on_rate` is told bytes per second, 0: no limit."""
+
+    def heard(self, journey: str, by_address: Mapping[str, int]) -> None:
+        """What the destination allows to be sent to its addresses, bytes per second."""
 
     @property
     def mtu_fault(self) -> Literal["refuse", "clamp", "avoid"]:
@@ -245,19 +254,27 @@ class SourcePaths:
         for note in await self._networking.changes.apply(self._journey, changes):
             self._tell(note, "warning")
 
-    async def watch(self, port: int, nonce: str, *, multipath: bool) -> None:
-        """Watch and count the paths from now on, before the copy begins. Raises MissingPrerequisite."""
-        kept = tuple(
+    async def watch(
+        self, port: int, nonce: str, *, multipath: bool, kept: bool, on_rate: Callable[[int], None]
+    ) -> None:
+        """Watch, count and govern the paths from now on, before the copy begins. Raises MissingPrerequisite.
+
+        :param kept: by a keeper also where there is one path.
+        :param on_rate: told how much may be sent at most, bytes per second; 0: no limit.
+        """
+        await self._networking.govern_leaving(self._journey, self.in_use, port, mptcp=multipath, on_rate=on_rate)
+        paths = tuple(
             KeptPath(
                 number, each.path.source_address, each.path.destination_address, each.path.source_link,
                 each.path.source_index, dead=each.dead,
             )
             for number, each in enumerate(self.probed)
         )  # fmt: skip
-        config = KeeperConfig("source", self._journey, port, nonce[:32], kept, multipath=multipath)
+        config = KeeperConfig("source", self._journey, port, nonce[:32], paths, multipath=multipath)
         names = {number: text_of(path) for number, path in enumerate(self.in_use)}
-        if multipath:
-            self._watch = await KeptPaths.start(config, names, self._tell, lambda rate: None)
+        if kept:
+            heard = partial(self._networking.heard, self._journey)
+            self._watch = await KeptPaths.start(config, names, self._tell, heard)
         else:
             self._watch = CountedPaths(config)
 

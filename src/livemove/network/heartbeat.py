@@ -46,7 +46,8 @@ class Exchange:
         self.heard = {path: Heard() for path in paths}
         self.answered = {path: Heard() for path in paths}
         self.peer_dead: frozenset[int] = frozenset()
-        self.allowance_bytes_per_s: int | None = None
+        #: by path what the peer wants to be sent at most, bytes per second; no entry: no limit
+        self.allowances: dict[int, int] = {}
         #: When the newest heartbeat was heard, on any path; None: none yet.
         self.heard_s: float | None = None
 
@@ -78,12 +79,14 @@ class Exchange:
         self.heard_s = now_s
         if beat.round_number > self.heard[path].round_number:
             self.heard[path] = Heard(beat.round_number, now_s)
+            self.allowances.pop(path, None)
+            if beat.allowance_bytes_per_s is not None:
+                self.allowances[path] = beat.allowance_bytes_per_s
         if beat.heard_life == self._life and self.answered[path].round_number < beat.heard_round <= self._round:
             self.answered[path] = Heard(beat.heard_round, now_s)
         if beat.round_number > self._peer_round:
             self._peer_round = beat.round_number
             self.peer_dead = beat.dead
-            self.allowance_bytes_per_s = beat.allowance_bytes_per_s
         return True
 
 

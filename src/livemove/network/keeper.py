@@ -157,8 +157,8 @@ class Keeper:
         self._removed = dict.fromkeys(self._paths, 0)
         self._silence_s = dict.fromkeys(self._paths, 0.0)
         self._expected = config.connections
-        self._allowance: int | None = None
-        self._said_allowance: tuple[float, int | None] | None = None
+        self._allowed: dict[int, int] = {}
+        self._said_allowance: tuple[float, dict[str, int]] | None = None
         self._scanned_s = self._counted_s = now_s
         self._troubles: set[str] = set()
         self._finishing = False
@@ -208,8 +208,10 @@ class Keeper:
                 command = json.loads(line)
                 match command["do"]:
                     case "allow":
-                        allowed = command["bytes_per_s"]
-                        self._allowance = None if allowed is None else max(int(allowed), 0)
+                        allowed = {str(address): max(0, int(rate)) for address, rate in command["by_address"].items()}
+                        self._allowed = {
+                            path.path: allowed[path.local] for path in self._config.paths if path.local in allowed
+                        }
                     case "expect":
                         self._expected = int(command["connections"])
                     case "finish":
@@ -318,7 +320,8 @@ class Keeper:
         dead = frozenset(self._liveness.called_dead)
         renewed = []
         for path_socket in self._sockets:
-            beat = self._exchange.beat(path_socket.path.path, dead, self._allowance)
+            number = path_socket.path.path
+            beat = self._exchange.beat(number, dead, self._allowed.get(number))
             if not path_socket.send(beat) and path_socket.open_again():
                 renewed.append(path_socket)
         return renewed
@@ -394,7 +397,8 @@ class Keeper:
     # Section: what goes out
 
     def _tell_allowance(self, now_s: float) -> None:
-        heard_s, allowed = self._exchange.heard_s, self._exchange.allowance_bytes_per_s
+        heard_s, by_path = self._exchange.heard_s, self._exchange.allowances
+        allowed = {path.remote: by_path[path.path] for path in self._config.paths if path.path in by_path}
         if heard_s is None or now_s - heard_s > _ALLOWANCE_EVERY_S:
             return  # the agent sees by the silence that nobody speaks any more
         said = self._said_allowance

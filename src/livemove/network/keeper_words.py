@@ -1,6 +1,6 @@
 """What an agent and its path keeper say to each other: one JSON object a line, over the keeper's stdin and stdout.
 
-The first line to the keeper is its configuration, further ones are commands: ``{"do": "allow", "bytes_per_s": N}``,
+The first line to the keeper is its configuration, further ones are commands: ``{"do": "allow", "by_address": {ADDRESS: N}}``,
 ``{"do": "expect", "connections": N}``, ``{"do": "finish"}``. What it says are the reports below, each with its ``event``.
 Both ends are of one version and one machine; still, :func:`report_of` takes a line that it does not know for a Bug.
 """
@@ -188,9 +188,12 @@ class UnplannedPair:
 
 @dataclass(frozen=True, slots=True)
 class AllowanceHeard:
-    """The rate at which the destination wants to be sent to at most; None: as fast as can be. Said again every 500 ms."""
+    """What the destination wants to be sent at most, by its addresses, bytes per second. Said again every 500 ms.
 
-    bytes_per_s: int | None
+    :param by_address: an address without an entry: as fast as can be.
+    """
+
+    by_address: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)

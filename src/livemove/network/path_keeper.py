@@ -7,7 +7,7 @@ import contextlib
 import json
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from livemove.base.errors import Bug, LivemoveError, MissingPrerequisite
@@ -76,9 +76,12 @@ class PathKeeper:
     def running(self) -> bool:
         return self._process.returncode is None
 
-    def allow(self, bytes_per_s: int | None) -> None:
-        """At the destination: ask the source to send at most so much, in all connections together; None: no limit."""
-        self._command(do="allow", bytes_per_s=bytes_per_s)
+    def allow(self, by_address: Mapping[str, int]) -> None:
+        """At the destination: ask the source to send at most so many bytes per second to each of our addresses.
+
+        :param by_address: one without an entry has no limit.
+        """
+        self._command(do="allow", by_address=dict(by_address))
 
     def expect(self, connections: int) -> None:
         """So many connections belong to the journey: from now on it is verified that each has all its subflows."""
