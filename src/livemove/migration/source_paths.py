@@ -91,13 +91,7 @@ class SourcePaths:
     # Before the copy ------------------------------------------------------------------------------------------------
 
     async def choose(self, destination: HostNetworks) -> None:
-        """Make the plan. Raises what :func:`choose_paths` raises, PortClosed when `destination` prefers no address of its own."""
-        if destination.preferred and not any(_has(link.addresses, destination.preferred) for link in destination.links):
-            raise PortClosed(
-                f"The destination {destination.host} has no NIC with the address {destination.preferred}.",
-                remedy="Set 'migration_address' of the destination to an address that it has.",
-                where=destination.host,
-            )
+        """Make the plan. Raises what :func:`choose_paths` raises."""
         own, rules = await asyncio.gather(self._networking.own(), self._networking.rules())
         self._hosts = own, destination
         self._plan = choose_paths(own, destination, rules, self._wish)
@@ -326,7 +320,3 @@ class SourcePaths:
         if self._watch is not None:
             await self._watch.close()
         await self._networking.put_back(self._journey)
-
-
-def _has(addresses: Sequence[str], address: str) -> bool:
-    return any(each.partition("/")[0] == address for each in addresses)
