@@ -23,7 +23,7 @@ def run(*words: str, text: str | None = None) -> str:
 
 
 class TwoHosts:
-    """`source` and `destination`, with `count` cables: 10.77.N.1 to 10.77.N.2, or fd77:N::1 to fd77:N::2."""
+    """`source` and `destination`, with `count` cables: 10.77.N.1 to 10.77.N.2, or fd77:M::1 to fd77:M::2 with M = N + 1."""
 
     def __init__(self, count: int = 2, *, ipv6: bool = False, rate: str = "") -> None:
         mark = f"kp{os.getpid()}"
@@ -34,11 +34,12 @@ class TwoHosts:
             run("ip", "-n", namespace, "link", "set", "lo", "up")
             run("ip", "-n", namespace, "mptcp", "limits", "set", "subflow", "8", "add_addr_accepted", "8")
         for number in range(count):
-            self._lay(number, rate)
+            self.lay(number, rate)
         self.set("source", "pm_type", "1")
         self.set("source", "blackhole_timeout", "0")
 
-    def _lay(self, number: int, rate: str) -> None:
+    def lay(self, number: int, rate: str) -> None:
+        """The cable, which must not be there."""
         ends = ((self.source, self.link("source", number)), (self.destination, self.link("destination", number)))
         (one, first), (other, second) = ends
         run("ip", "link", "add", first, "netns", one, "type", "veth", "peer", "name", second, "netns", other)
@@ -74,7 +75,7 @@ class TwoHosts:
 
     def address(self, side: str, number: int) -> str:
         last = 1 if side == "source" else 2
-        return f"fd77:{number}::{last}" if self.ipv6 else f"10.77.{number}.{last}"
+        return f"fd77:{number + 1}::{last}" if self.ipv6 else f"10.77.{number}.{last}"
 
     def set(self, side: str, name: str, value: str) -> None:
         run("ip", "netns", "exec", self.namespace(side), "sysctl", "-qw", f"net.mptcp.{name}={value}")

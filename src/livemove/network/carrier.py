@@ -48,8 +48,8 @@ class Carriers:
         self._events.close()
 
     def carries(self, name: str) -> bool:
-        """Whether the NIC is up and its lower layer too; False for one that is not there."""
-        return self._carries.get(name, False)
+        """Whether the NIC is up and its lower layer too; False for one that is not there, True for one without a name."""
+        return not name or self._carries.get(name, False)
 
     def index(self, name: str) -> int:
         """Its interface index; 0 for one that never was there."""

@@ -7,7 +7,6 @@ heartbeat with the journey's nonce came from. They go in the high-priority band,
 from __future__ import annotations
 
 import contextlib
-import errno
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +19,6 @@ _TOS_CS6 = 0xC0
 _PRIORITY = 6  # TC_PRIO_INTERACTIVE: the first band of pfifo_fast; 7 would need CAP_NET_ADMIN
 # Read of one path at one go: what a stopped keeper finds in its buffers, and a bound for a flood.
 _MOST_AT_ONCE = 256
-_GONE = (errno.ENODEV, errno.ENXIO, errno.EADDRNOTAVAIL, errno.EBADF)
 
 
 @dataclass(slots=True)
@@ -91,7 +89,10 @@ class Exchange:
 
 
 class PathSocket:
-    """The UDP socket of one path on this host. Raises OSError when address and port cannot be bound."""
+    """The UDP socket of one path on this host. Raises OSError when address, port or NIC cannot be bound.
+
+    :ivar index: of the NIC that it is bound to; 0: of none.
+    """
 
     def __init__(self, path: KeptPath, role: Role, port: int, nonce: bytes) -> None:
         self.path = path
@@ -106,16 +107,12 @@ class PathSocket:
         """May be called twice."""
         self._socket.close()
 
-    def send(self, beat: Heartbeat) -> bool:
-        """Send it; False when there is nobody known to send to, or the NIC is gone, so that the socket must be made again."""
-        if self._peer is None:
-            return True
-        try:
-            self._socket.sendto(pack(beat, self._nonce), self._peer)
-        except OSError as error:
-            # anything else (no route, no room, refused) is silence, and judged as such
-            return error.errno not in _GONE
-        return True
+    def send(self, beat: Heartbeat) -> None:
+        """Send it, to whoever is known on the other side."""
+        if self._peer is not None:
+            # no route, no room, refused: all that is silence, and judged as such
+            with contextlib.suppress(OSError):
+                self._socket.sendto(pack(beat, self._nonce), self._peer)
 
     def receive(self) -> list[Heartbeat]:
         """The journey's heartbeats that came since; others are dropped."""
@@ -137,13 +134,13 @@ class PathSocket:
         return beats
 
     def open_again(self) -> bool:
-        """A new socket, once the NIC is there again; False while it is not."""
+        """A new socket, for a NIC that was removed and made again; False when that cannot be yet."""
+        stale = self._socket
         try:
-            fresh = self._opened()
+            self._socket = self._opened()
         except OSError:
             return False
-        self._socket.close()
-        self._socket = fresh
+        stale.close()
         return True
 
     def _opened(self) -> socket.socket:
@@ -153,6 +150,7 @@ class PathSocket:
             # without the right to, the address and the route alone choose the NIC
             with contextlib.suppress(PermissionError):
                 made.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, self.path.link.encode() + b"\0")
+            self.index = socket.if_nametoindex(self.path.link) if self.path.link else 0
             if family == socket.AF_INET6:
                 made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, _TOS_CS6)
             else:

@@ -227,6 +227,7 @@ class Keeper:
         for event in events:
             self._connections.note(event)
         if lost:
+            self._connections.clear()
             self._scan(self._clock.monotonic_s())
 
     def _hear(self) -> None:
@@ -321,9 +322,9 @@ class Keeper:
         renewed = []
         for path_socket in self._sockets:
             number = path_socket.path.path
-            beat = self._exchange.beat(number, dead, self._allowed.get(number))
-            if not path_socket.send(beat) and path_socket.open_again():
+            if self._carriers.index(path_socket.path.link) != path_socket.index and path_socket.open_again():
                 renewed.append(path_socket)
+            path_socket.send(self._exchange.beat(number, dead, self._allowed.get(number)))
         return renewed
 
     # Section: sockets and subflows
@@ -374,9 +375,8 @@ class Keeper:
                     interface=self._carriers.index(path.link) or path.index,
                 )
             except OSError as error:
-                if error.errno in (errno.ESRCH, errno.ENOENT):
-                    self._connections.forget(token)
-                elif error.errno != errno.ENOTCONN:  # it is about to close
+                # it is closing; or it is not ours to extend, which the verification tells
+                if error.errno not in (errno.ESRCH, errno.ENOENT, errno.ENOTCONN, errno.EINVAL):
                     self._trouble(f"A subflow from {path.local} to {path.remote} cannot be made: {error.strerror}.")
 
     def _verify(self, now_s: float) -> None:

@@ -8,8 +8,9 @@ Both ends are of one version and one machine; still, :func:`report_of` takes a l
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from livemove.base.errors import Bug
@@ -281,7 +282,7 @@ def config_of(line: bytes) -> KeeperConfig:
     """The configuration in a line. Raises ValueError when it is none, or says what cannot be."""
     try:
         data = json.loads(line)
-        paths = tuple(KeptPath(**path) for path in data.pop("paths"))
+        paths = tuple(_canonical(KeptPath(**path)) for path in data.pop("paths"))
         config = KeeperConfig(paths=paths, **data)
         nonce = bytes.fromhex(config.nonce)
     except (KeyError, TypeError, AttributeError) as error:
@@ -292,6 +293,19 @@ def config_of(line: bytes) -> KeeperConfig:
     if not paths or len(numbers) != len(paths) or not numbers <= set(range(32)):
         raise ValueError("paths need numbers of their own, 0 to 31")
     return config
+
+
+def _canonical(path: KeptPath) -> KeptPath:
+    """Addresses as the kernel's are written here, so that they compare as text. Raises ValueError."""
+    return replace(path, local=_address(path.local), remote=_address(path.remote))
+
+
+def _address(text: str) -> str:
+    family = socket.AF_INET6 if ":" in text else socket.AF_INET
+    try:
+        return socket.inet_ntop(family, socket.inet_pton(family, text))
+    except OSError as error:
+        raise ValueError(f"{text!r} is no address") from error
 
 
 def _built(cls: type[Report], data: Mapping[str, Any]) -> Report:

@@ -121,8 +121,8 @@ class Mptcp:
 
         :param address_id: 1 to 255: the same for the same local address as long as the connection lives.
         :param interface: index of the NIC it is bound to; 0: the route decides.
-        Raises OSError: ESRCH or ENOENT when there is no such connection, PermissionError without CAP_NET_ADMIN, EINVAL
-        when it does not belong to the path manager of user space.
+        Raises OSError: EINVAL when there is no such connection, or it does not belong to the path manager of user space,
+        ENOTCONN when it is closing, PermissionError without CAP_NET_ADMIN.
         """
         parts = _address(local)
         if address_id:

@@ -108,9 +108,9 @@ class Connections:
         """How many connections have no subflow on the path."""
         return sum(path not in connection.paths for connection in self._known.values())
 
-    def forget(self, token: int) -> None:
-        """The kernel does not know the connection any more."""
-        self._known.pop(token, None)
+    def clear(self) -> None:
+        """Events were lost: what :meth:`adopt` finds next is all that there is."""
+        self._known.clear()
 
     def path_died(self, path: int) -> None:
         """Its subflows were ended; once it heals they are made without waiting."""
