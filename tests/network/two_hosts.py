@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import os
 import select
 import socket
@@ -104,6 +105,14 @@ class TwoHosts:
     def undeafen(self, side: str, number: int) -> None:
         run("ip", "netns", "exec", self.namespace(side), "nft", "-f", "-", text=f"add table netdev kp\nadd chain netdev kp c{number}\ndelete chain netdev kp c{number}\n")  # fmt: skip
 
+    def drop_udp(self, side: str, number: int) -> None:
+        """Of what arrives at that host by that cable, heartbeats vanish."""
+        link = self.link(side, number)
+        run(
+            "ip", "netns", "exec", self.namespace(side), "nft", "-f", "-",
+            text=f'add table netdev kp\nadd chain netdev kp u{number} {{ type filter hook ingress device "{link}" priority -500; }}\nadd rule netdev kp u{number} ip protocol udp drop\n',
+        )  # fmt: skip
+
     def black_hole(self, number: int) -> None:
         self.deafen("source", number)
         self.deafen("destination", number)
@@ -132,12 +141,11 @@ class Traffic:
 
     def __init__(
         self, hosts: TwoHosts, connections: int = 2, *, both_ways: bool = False, mptcp: bool = True, first: int = 0,
-        rate_bytes_per_s: float = 0.0,
+        port: int = PORT,
     ) -> None:  # fmt: skip
         family = socket.AF_INET6 if hosts.ipv6 else socket.AF_INET
         protocol = socket.IPPROTO_MPTCP if mptcp else socket.IPPROTO_TCP
         self._stop = threading.Event()
-        self._rate = rate_bytes_per_s
         self.sent = self.returned = 0
         self.received = self.got_back = 0
         self.longest_gap_s = 0.0
@@ -146,13 +154,13 @@ class Traffic:
         with hosts.inside("destination"):
             listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_MPTCP)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(("::" if hosts.ipv6 else "0.0.0.0", PORT))
+            listener.bind(("::" if hosts.ipv6 else "0.0.0.0", port))
             listener.listen()
         self._ends: list[tuple[socket.socket, socket.socket]] = []
         for _ in range(connections):
             with hosts.inside("source"):
                 ours = socket.socket(family, socket.SOCK_STREAM, protocol)
-            ours.connect((hosts.address("destination", first), PORT))
+            ours.connect((hosts.address("destination", first), port))
             theirs, _ = listener.accept()
             self._ends.append((ours, theirs))
         # joins need somebody who listens, and QEMU does until the end
@@ -163,7 +171,7 @@ class Traffic:
             self._begin(self._empty, theirs, "received")
             if both_ways:
                 self._begin(self._fill, theirs, "returned")
-            self._begin(self._empty, ours, "got_back")
+                self._begin(self._empty, ours, "got_back")
 
     def _begin(self, work: object, end: socket.socket, counter: str) -> None:
         thread = threading.Thread(target=work, args=(end, counter))  # type: ignore[arg-type]
@@ -176,12 +184,8 @@ class Traffic:
             while not self._stop.is_set():
                 # bounded waits, so that a connection that hangs cannot keep the test
                 if select.select([], [end], [], 0.1)[1]:
-                    self._add(counter, end.send(block, socket.MSG_DONTWAIT))
-                if self._rate:
-                    time.sleep(len(block) / self._rate)
-            end.shutdown(socket.SHUT_WR)
-        except BlockingIOError:
-            end.shutdown(socket.SHUT_WR)
+                    with contextlib.suppress(BlockingIOError):
+                        self._add(counter, end.send(block, socket.MSG_DONTWAIT))
         except OSError as error:
             self.errors.append(error)
 
@@ -203,15 +207,18 @@ class Traffic:
             setattr(self, counter, getattr(self, counter) + count)
 
     def stop(self) -> None:
+        """Send no more, wait until all has arrived and a little longer, as a journey does, and close; may be called twice."""
         self._stop.set()
-        for ours, theirs in self._ends:
+        end_s = time.monotonic() + 30
+        while (self.sent, self.returned) != (self.received, self.got_back) and time.monotonic() < end_s:
+            time.sleep(0.01)
+        if self._listener.fileno() >= 0:
+            time.sleep(0.15)
+        for end in itertools.chain(*self._ends):
             with contextlib.suppress(OSError):
-                theirs.shutdown(socket.SHUT_WR)
-            del ours
+                end.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
             thread.join(40)
             assert not thread.is_alive()
-        for ours, theirs in self._ends:
-            ours.close()
-            theirs.close()
-        self._listener.close()
+        for end in (self._listener, *itertools.chain(*self._ends)):
+            end.close()

@@ -3,7 +3,7 @@
 A process of its own, so that an agent that is busy, stopped or gone costs the copy nothing. Every 50 ms it
 
 1. takes in what came: heartbeats, the kernel's events, commands (keeper_words.py) from its agent;
-2. reads the journey's sockets, where a path is suspicious, and five times a second anyway;
+2. reads the journey's sockets, as long as that is cheap, and where a path is suspicious at any price;
 3. judges which paths are dead or healed (policy/liveness.py);
 4. ends the subflows of a path that died, on this host; the other host's keeper does the same there;
 5. sends a heartbeat on every path;
@@ -60,7 +60,8 @@ from livemove.wire.heartbeat import Role
 
 _COUNTERS_EVERY_S = 1.0
 _ALLOWANCE_EVERY_S = 0.5
-_SCAN_EVERY_S = 0.2
+# Reading the sockets means walking all of the host's: on one with very many, no more than this share of the time.
+_SCAN_SHARE = 1 / 40
 # A path is suspicious after a round and a half without news: its sockets are read at every round from then on.
 _SUSPICIOUS_ROUNDS = 1.5
 _SETTLE_S = 0.3
@@ -159,7 +160,7 @@ class Keeper:
         self._expected = config.connections
         self._allowed: dict[int, int] = {}
         self._said_allowance: tuple[float, dict[str, int]] | None = None
-        self._scanned_s = self._counted_s = now_s
+        self._scan_due_s = self._counted_s = now_s
         self._troubles: set[str] = set()
         self._finishing = False
 
@@ -243,7 +244,7 @@ class Keeper:
         self._outbox.flush()
         if self._config.multipath:
             self._judge(now_s)
-        elif now_s - self._scanned_s >= _SCAN_EVERY_S:
+        elif now_s >= self._scan_due_s:
             self._scan(now_s)
         renewed = self._send()
         if self._is_source:
@@ -257,7 +258,7 @@ class Keeper:
     def _judge(self, now_s: float) -> None:
         suspicious_s = _SUSPICIOUS_ROUNDS * self._config.interval_s
         suspicious = any(self._silent_s(path, now_s) > suspicious_s for path in self._liveness.living)
-        if suspicious or now_s - self._scanned_s >= _SCAN_EVERY_S:
+        if suspicious or now_s >= self._scan_due_s:
             self._scan(now_s)
             self._verify(now_s)
         facts = [self._facts(path) for path in self._paths]
@@ -330,8 +331,8 @@ class Keeper:
     # Section: sockets and subflows
 
     def _scan(self, now_s: float) -> None:
-        self._scanned_s = now_s
         self._found = self._ledger.scan()
+        self._scan_due_s = now_s + (self._clock.monotonic_s() - now_s) / _SCAN_SHARE
         self._progress.note(self._found, now_s)
         self._connections.adopt(self._found)
         for facts in self._found:
@@ -462,6 +463,12 @@ def _ask_for_priority() -> None:
             os.setpriority(os.PRIO_PROCESS, 0, -15)
 
 
+def _refuse(outbox: Outbox, reason: str) -> int:
+    outbox.say(Refused(reason))
+    outbox.drain()
+    return 1
+
+
 def main() -> int:
     """The process. Returns its exit status: 0, or 1 when it cannot work and has said why."""
     commands, outbox = Commands(_STDIN), Outbox(_STDOUT)
@@ -471,10 +478,10 @@ def main() -> int:
     try:
         config = config_of(line)
         keeper = Keeper(config, commands, outbox, SystemClock())
+    except PermissionError:
+        return _refuse(outbox, "CAP_NET_ADMIN is missing in this network namespace")
     except (OSError, ValueError) as error:
-        outbox.say(Refused(str(error)))
-        outbox.drain()
-        return 1
+        return _refuse(outbox, str(error))
     _ask_for_priority()
     keeper.run()
     return 0

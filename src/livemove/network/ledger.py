@@ -1,8 +1,9 @@
-"""What each pair of addresses carried for a journey, exactly, from the kernel's counters of its TCP sockets.
+"""What each pair of addresses carried for a journey, from the kernel's counters of its TCP sockets.
 
 Sockets come and go while a path dies and heals. A dump tells what those that live have done so far; of one that ended the
-kernel itself sends the last counters (a *note*). A first subflow that is destroyed before its connection ends is the
-exception: the kernel clears its counters before the note, so it counts with its last dump; whoever destroys it scans first.
+kernel itself sends the last counters (a *note*), so that these are exact. A connection's first subflow is the exception: MPTCP
+clears its counters before the note, so it counts with the last dump before its end. Whoever destroys one scans first; and at
+the end of a copy the connections are quiet for longer than two dumps are apart, while the destination takes over.
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ def parse_event(payload: bytes) -> MptcpEvent | None:
 class Mptcp:
     """The kernel's MPTCP in this network namespace: commands, and a descriptor that is readable when there are events.
 
-    Raises OSError when the kernel has no MPTCP path manager (ENOENT), or the namespace's administrator is not us.
+    Raises OSError: ENOENT when the kernel has no MPTCP path manager, PermissionError without CAP_NET_ADMIN in the namespace.
     """
 
     def __init__(self) -> None:
