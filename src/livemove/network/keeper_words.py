@@ -194,7 +194,7 @@ class AllowanceHeard:
     :param by_address: an address without an entry: as fast as can be.
     """
 
-    by_address: Mapping[str, int]
+    by_address: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,13 +46,17 @@ class Tally:
         self._open: dict[int, SocketFacts] = {}
         self._ended: dict[Pair, PairTotals] = {}
         self._gone: set[int] = set()
+        self._shown: set[int] = set()
 
-    def seen(self, facts: SocketFacts) -> None:
-        """A living socket as a dump shows it."""
-        if facts.cookie in self._gone or not facts.measured:
-            return
-        before = self._open.get(facts.cookie)
-        self._open[facts.cookie] = facts if before is None else _later(before, facts)
+    def seen(self, dump: Iterable[SocketFacts]) -> None:
+        """All living sockets, as a dump shows them."""
+        self._shown.clear()
+        for facts in dump:
+            # the note of its end may have overtaken the dump
+            if facts.measured and facts.cookie not in self._gone:
+                before = self._open.get(facts.cookie)
+                self._open[facts.cookie] = facts if before is None else _later(before, facts)
+                self._shown.add(facts.cookie)
 
     def ended(self, facts: SocketFacts) -> None:
         """A socket's last counters, as the kernel tells them."""
@@ -68,9 +72,9 @@ class Tally:
         """Whether it is one of the living sockets seen so far."""
         return cookie in self._open
 
-    def unsettled(self, living: Iterable[int]) -> bool:
-        """Whether sockets were seen that are neither among the `living` cookies nor were told to have ended."""
-        return not self._open.keys() <= set(living)
+    def unsettled(self) -> bool:
+        """Whether sockets are missing in the last dump of whose end nothing was said yet."""
+        return not self._open.keys() <= self._shown
 
     def totals(self) -> dict[Pair, PairTotals]:
         """By local and remote address."""
@@ -78,7 +82,7 @@ class Tally:
         for facts in self._open.values():
             pair = facts.local, facts.remote
             total = _plus(sums.get(pair, PairTotals()), facts)
-            sums[pair] = replace(total, open_subflows=total.open_subflows + 1)
+            sums[pair] = replace(total, open_subflows=total.open_subflows + (facts.cookie in self._shown))
         return sums
 
 
@@ -122,8 +126,7 @@ class SocketLedger:
         """All living sockets of the journey, taken into the tally. Raises OSError."""
         ports = {"local_port" if self._listening else "remote_port": self._port}
         found = self._diag.dump(**ports)
-        for facts in found:
-            self._tally.seen(facts)
+        self._tally.seen(found)
         return found
 
     def destroy(self, facts: SocketFacts) -> bool:
@@ -139,9 +142,10 @@ class SocketLedger:
         clock = clock or SystemClock()
         end_s = clock.monotonic_s() + limit_s
         while True:
+            self.scan()
             self.read_notes()
             left_s = end_s - clock.monotonic_s()
-            if not self._tally.unsettled(facts.cookie for facts in self.scan()) or left_s <= 0:
+            if not self._tally.unsettled() or left_s <= 0:
                 return
             select.select([self._notes], [], [], min(left_s, 0.02))
 
