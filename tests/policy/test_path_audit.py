@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from livemove.policy.path_audit import LEAST_BYTES, Carried, audit, expected_shares, shares
+from livemove.policy.path_audit import LEAST_BYTES, LEAST_S, Carried, audit, expected_shares, shares
 
 MANY = LEAST_BYTES * 10
 
@@ -35,6 +35,10 @@ def test_a_path_that_was_dead_for_a_while_is_not_blamed_for_that() -> None:
 
 def test_few_bytes_say_nothing_about_shares() -> None:
     assert audit([Carried("one", True, 100, LEAST_BYTES - 2), Carried("two", True, 100, 1)]) == []
+    fast = LEAST_BYTES
+    most = round(2 * fast * LEAST_S)
+    assert audit([Carried("one", True, fast, most - 2), Carried("two", True, fast, 1)]) == []
+    assert audit([Carried("one", True, fast, most - 1), Carried("two", True, fast, 1)]) != []
 
 
 @pytest.mark.parametrize(("capacities", "expected"), [((100, 300), [0.25, 0.75]), ((0, 300), [0.5, 0.5])])
