@@ -7,6 +7,7 @@ import pytest
 from livemove.policy.host_setup import (
     Change,
     HostRoute,
+    ImplicitEndpoint,
     MptcpLimits,
     Side,
     Sysctl,
@@ -46,7 +47,8 @@ def own_arp(link: str) -> list[Change]:
         ),
         (
             [FIRST, SECOND], Side.DESTINATION, {}, True,
-            [ON, MptcpLimits(8), HostRoute("10.0.0.1", "b0", "10.0.0.11"), HostRoute("10.1.0.1", "b1", "10.1.0.11")],
+            [ON, MptcpLimits(8), ImplicitEndpoint("10.0.0.11"), HostRoute("10.0.0.1", "b0", "10.0.0.11"),
+             ImplicitEndpoint("10.1.0.11"), HostRoute("10.1.0.1", "b1", "10.1.0.11")],
         ),
         ([SHARED], Side.SOURCE, {}, False, [*own_arp("a3"), HostRoute("10.0.0.12", "a3", "10.0.0.2")]),
         ([SHARED_SIXTH], Side.SOURCE, {}, False, [HostRoute("fd00::12", "a4", "fd00::2")]),

@@ -50,6 +50,8 @@ class _Held:
                 return f"The route to {self.spot.key}"
             case "mptcp":
                 return "The setting of MPTCP's limits"
+            case "endpoint":
+                return f"The MPTCP endpoint {self.spot.key}"
         return f"The kernel parameter {self.spot.key}"
 
     def to_json(self) -> dict[str, Any]:
@@ -287,7 +289,7 @@ def _telling(spot: Spot, wanted: Sequence[_Held] = ()) -> Iterator[None]:
     except OSError as error:
         what = f"{spot.kind} {spot.key}"
         if error.errno in (errno.EPERM, errno.EACCES, errno.EROFS):
-            by_hand = "; ".join(item.spot.command(item.ours) for item in wanted)
+            by_hand = "; ".join(filter(None, (item.spot.command(item.ours) for item in wanted)))
             raise MissingPrerequisite(
                 f"The agent may not change the host's network for the journey ({what}): {_reason(error)}.",
                 remedy="Give the agent CAP_NET_ADMIN and a writable /proc/sys, use one path, or make the changes by hand"

@@ -17,8 +17,9 @@ from typing import Any, Protocol
 from livemove.base.errors import MissingPrerequisite
 from livemove.network import host_routes, netlink
 from livemove.network.mptcp import find_family
+from livemove.network.mptcp_endpoints import find_endpoint, remove_implicit_endpoint
 from livemove.network.netlink import Netlink, attribute, attributes
-from livemove.policy.host_setup import Change, HostRoute, MptcpLimits, Sysctl
+from livemove.policy.host_setup import Change, HostRoute, ImplicitEndpoint, MptcpLimits, Sysctl
 
 _SYSCTLS = Path("/proc/sys")
 # linux/mptcp_pm.h
@@ -184,6 +185,46 @@ class RouteSpot:
         return asdict(both), "" if same else told
 
 
+@dataclass(frozen=True, slots=True)
+class EndpointSpot:
+    """The kernel's own endpoint of an address, as ``[number, whether it is implicit]``: nothing is put there, only taken away."""
+
+    key: str
+    kind: str = "endpoint"
+
+    def read(self) -> list[int] | None:
+        try:
+            found = find_endpoint(self.key)
+        except PermissionError:
+            return None  # who may not look could not take it away either
+        return None if found is None else [found[0], int(found[1])]
+
+    def is_same(self, now: list[int] | None, before: list[int] | None) -> bool:
+        return now == before
+
+    def is_ours(self, now: list[int] | None, ours: None) -> bool:
+        return now is None or bool(now[1])
+
+    def is_as_wanted(self, now: list[int] | None, ours: None) -> bool:
+        return True
+
+    def command(self, ours: None) -> str:
+        return ""
+
+    def put(self, ours: None) -> None:
+        pass
+
+    def put_back(self, before: list[int] | None) -> None:
+        if before is None:
+            remove_implicit_endpoint(self.key)
+
+    def begin(self, before: list[int] | None, wanted: None) -> None:
+        return None
+
+    def agree(self, ours: None, wanted: None) -> tuple[None, str]:
+        return None, ""
+
+
 def spot_of(change: Change) -> tuple[Spot, Any] | None:
     """Where a change goes and what it puts there; None when this kernel has no such place and need not have it.
 
@@ -204,6 +245,8 @@ def spot_of(change: Change) -> tuple[Spot, Any] | None:
             )
         case MptcpLimits():
             return LimitsSpot(), [change.subflows, change.add_addr_accepted]
+        case ImplicitEndpoint():
+            return EndpointSpot(change.address), None
         case HostRoute():
             return RouteSpot(change.peer), asdict(change)
 
@@ -217,6 +260,9 @@ def spot_from(kind: str, key: str, before: Any, ours: Any) -> Spot:
         case "mptcp":
             if _is_pair(before) and _is_pair(ours):
                 return LimitsSpot()
+        case "endpoint":
+            if ours is None and (before is None or _is_pair(before)) and str(ipaddress.ip_address(key)) == key:
+                return EndpointSpot(key)
         case "route":
             route = HostRoute(**ours)
             ipaddress.ip_address(key)

@@ -10,6 +10,7 @@ HostRoute       the exact route to the peer's address of a path: it leaves throu
 Sysctl          ARP is answered by the NIC that has the address only (two NICs in one subnet); MPTCP is on, its subflows
                 are made by us alone, and a path that was cut at the start does not switch it off for an hour
 MptcpLimits     the destination's kernel accepts further subflows; by default it accepts two at most
+ImplicitEndpoint  what the destination's kernel makes of each of its addresses that a further subflow arrives at, and keeps
 ==============  ====================================================================================================
 
 Every one of them belongs to the whole network namespace, so other programs on the host see them while journeys run: a
@@ -79,7 +80,14 @@ class HostRoute:
     advmss: int = 0
 
 
-Change = Sysctl | MptcpLimits | HostRoute
+@dataclass(frozen=True, slots=True)
+class ImplicitEndpoint:
+    """The kernel's own endpoint for an address that subflows arrive at: made by the kernel, taken away after the journey."""
+
+    address: str
+
+
+Change = Sysctl | MptcpLimits | ImplicitEndpoint | HostRoute
 
 
 def changes_for(paths: Sequence[Path], side: Side, *, clamp: Mapping[Path, int], multipath: bool) -> list[Change]:
@@ -94,6 +102,8 @@ def changes_for(paths: Sequence[Path], side: Side, *, clamp: Mapping[Path, int],
     routed: dict[str, str] = {}
     for path in paths:
         link, own, peer = _ends(path, side)
+        if multipath and side is Side.DESTINATION:
+            changes.append(ImplicitEndpoint(own))
         if path.shared_subnet and ":" not in own:
             changes += _for_shared_subnet(link)
         if not (multipath or path in clamp or path.shared_subnet):
