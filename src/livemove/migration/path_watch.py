@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Protocol, Self
 
 from livemove.network.keeper_words import (
     AllowanceHeard,
+    Counters,
     FellBack,
     KeeperConfig,
     KeeperTotals,
@@ -54,10 +56,19 @@ class PathWatch(Protocol):
 
 
 class KeptPaths:
-    """Watched by a keeper."""
+    """Watched by a keeper. One that is lost costs the journey its watch and nothing else: the agent counts on."""
 
-    def __init__(self, keeper: PathKeeper) -> None:
-        self._keeper = keeper
+    def __init__(
+        self,
+        config: KeeperConfig,
+        names: Mapping[int, str],
+        tell: Tell,
+        on_allowance: Callable[[Mapping[str, int]], None],
+    ) -> None:
+        self._config, self._names, self._tell, self._on_allowance = config, names, tell, on_allowance
+        self._keeper: PathKeeper | None = None
+        self._counted: CountedPaths | None = None
+        self._last = NOTHING
 
     @classmethod
     async def start(
@@ -71,26 +82,48 @@ class KeptPaths:
 
         :param names: what people call the paths.
         """
+        watch = cls(config, names, tell, on_allowance)
+        watch._keeper = await PathKeeper.start(config, watch._heard, watch._lost)
+        return watch
 
-        def heard(report: Report) -> None:
-            if isinstance(report, AllowanceHeard):
-                on_allowance(report.by_address)
-            elif (said := sentence_of(report, names)) is not None:
-                tell(*said)
+    def _heard(self, report: Report) -> None:
+        if isinstance(report, AllowanceHeard):
+            self._on_allowance(report.by_address)
+        elif isinstance(report, Counters):
+            self._last = KeeperTotals(report.paths, report.unplanned)
+        elif (said := sentence_of(report, self._names)) is not None:
+            self._tell(*said)
 
-        return cls(await PathKeeper.start(config, heard))
+    def _lost(self) -> None:
+        self._counted = CountedPaths(self._config)
+        self._counted.expect(0)
+        self._tell(
+            "The process that watches the paths has ended: the journey goes on, but a path that dies now is noticed by TCP "
+            "only, which takes its time.",
+            "warning",
+        )
 
     def expect(self, connections: int) -> None:
-        self._keeper.expect(connections)
+        if self._keeper is not None:
+            self._keeper.expect(connections)
+        if self._counted is not None:
+            self._counted.expect(connections)
 
     def allow(self, by_address: Mapping[str, int]) -> None:
-        self._keeper.allow(by_address)
+        if self._keeper is not None:
+            self._keeper.allow(by_address)
 
     async def finish(self) -> KeeperTotals:
-        return await self._keeper.finish() or NOTHING
+        totals = await self._keeper.finish() if self._keeper is not None else None
+        if totals is None and self._counted is not None:
+            return at_least(self._last, await self._counted.finish())
+        return totals or self._last
 
     async def close(self) -> None:
-        await self._keeper.close()
+        if self._keeper is not None:
+            await self._keeper.close()
+        if self._counted is not None:
+            await self._counted.close()
 
 
 class CountedPaths:
@@ -139,6 +172,31 @@ class CountedPaths:
         if ledger is not None:
             asyncio.get_running_loop().remove_reader(ledger.fileno())
             ledger.close()
+
+
+def at_least(last: KeeperTotals, counted: KeeperTotals) -> KeeperTotals:
+    """What is certain of each pair when a lost keeper's last word and the agent's own count are all there is.
+
+    The agent has counted what lived when the keeper was lost, from each socket's beginning, and what came later; only the
+    keeper knew what had ended before.
+    """
+    found = {(each.local, each.remote): each for each in (*last.paths, *last.unplanned)}
+    for each in (*counted.paths, *counted.unplanned):
+        known = found.get((each.local, each.remote), each)
+        found[each.local, each.remote] = replace(
+            known,
+            bytes_acked=max(known.bytes_acked, each.bytes_acked),
+            bytes_received=max(known.bytes_received, each.bytes_received),
+            bytes_sent=max(known.bytes_sent, each.bytes_sent),
+            retransmitted_segments=max(known.retransmitted_segments, each.retransmitted_segments),
+            subflows=max(known.subflows, each.subflows),
+            open_subflows=each.open_subflows,
+            plain=max(known.plain, each.plain),
+        )
+    return KeeperTotals(
+        tuple(each for each in found.values() if each.path >= 0),
+        tuple(each for each in found.values() if each.path < 0),
+    )
 
 
 def sentence_of(report: Report, names: Mapping[int, str]) -> tuple[str, str] | None:

@@ -28,17 +28,26 @@ class PathKeeper:
     :meth:`start` makes one.
     """
 
-    def __init__(self, process: asyncio.subprocess.Process, on_report: Callable[[Report], None]) -> None:
-        self._process, self._on_report = process, on_report
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        on_report: Callable[[Report], None],
+        on_loss: Callable[[], None],
+    ) -> None:
+        self._process, self._on_report, self._on_loss = process, on_report, on_loss
+        self._may_end = False
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._totals: asyncio.Future[KeeperTotals | None] = asyncio.get_running_loop().create_future()
         self._reader = spawn(self._read(), name=f"path keeper {process.pid}")
 
     @classmethod
-    async def start(cls, config: KeeperConfig, on_report: Callable[[Report], None]) -> PathKeeper:
+    async def start(
+        cls, config: KeeperConfig, on_report: Callable[[Report], None], on_loss: Callable[[], None] = lambda: None
+    ) -> PathKeeper:
         """Start a keeper in this network namespace and return when it sends heartbeats.
 
         :param on_report: called in the loop with each report but Ready and KeeperTotals; it must not block or raise.
+        :param on_loss: called in the same way, once, when the keeper ends although nobody told it to, after this returned.
         Raises MissingPrerequisite when the kernel, a right, an address or a port is not to be had; nothing is left then.
         """
         try:
@@ -55,7 +64,7 @@ class PathKeeper:
             raise shortage_of(error) or MissingPrerequisite(
                 f"The path keeper cannot be started: {error.strerror}."
             ) from error
-        keeper = cls(process, on_report)
+        keeper = cls(process, on_report, on_loss)
         try:
             keeper._send(config_line(config))
             async with asyncio.timeout(_READY_S):
@@ -92,6 +101,7 @@ class PathKeeper:
 
         May be called twice, and cancelled: the keeper ends all the same.
         """
+        self._may_end = True
         self._command(do="finish")
         try:
             async with asyncio.timeout(_FINISH_S):
@@ -104,6 +114,7 @@ class PathKeeper:
 
     async def close(self) -> None:
         """End the keeper without its totals, and wait until it is gone. May be called twice."""
+        self._may_end = True
         if self._process.stdin is not None:
             self._process.stdin.close()
         try:
@@ -148,6 +159,9 @@ class PathKeeper:
             if not self._ready.done():
                 self._ready.set_exception(failure)
                 self._ready.exception()  # it may be that nobody waits
+            elif not self._may_end:
+                _log.warning("path keeper %d has ended, and nobody told it to", self.pid)
+                self._on_loss()
 
 
 def _set(future: asyncio.Future[Any], value: Any) -> None:
