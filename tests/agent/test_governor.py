@@ -255,7 +255,7 @@ def test_somebody_else_s_shaping_is_told_and_the_rate_does_what_it_can() -> None
 
 
 def test_what_cannot_be_done_is_a_note_and_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def refuse(*_: object) -> None:
+    async def refuse(*_: object, **__: object) -> None:
         raise MissingPrerequisite("There is no 'nft' program to tell packets apart.")
 
     def refuse_classes(*_: object) -> str:

@@ -28,6 +28,7 @@ from livemove.api.incoming_models import (
 )
 from livemove.api.models import AskJourney, ConsoleChunk, RenewRequest
 from livemove.api.network_models import SetNetworks
+from livemove.api.qos_models import QosWishBody
 from livemove.api.resolution_models import DeclareDead
 from livemove.base.errors import (
     AgentUnreachable,
@@ -102,6 +103,9 @@ REQUESTS: dict[str, tuple[Callable[[AgentClient], Any], str, dict[str, str]]] = 
         {"dry_run": "true"},
     ),
     "remove_bandwidth": (lambda c: c.remove_bandwidth("Default"), "DELETE /bandwidth/Default", {"dry_run": "false"}),
+    "qos": (lambda c: c.qos(), "GET /qos", {}),
+    "apply_qos": (lambda c: c.apply_qos(QosWishBody(dscp=8), dry_run=True), "PUT /qos", {"dry_run": "true"}),
+    "remove_qos": (lambda c: c.remove_qos(), "DELETE /qos", {"dry_run": "false"}),
     "ask_grant": (lambda c: c.ask_grant("db1", "uuid-1", "A"), "POST /grants", {}),
     "plan_journey": (lambda c: c.plan_journey(JOURNEY), "POST /plans", {}),
     "start_journey": (lambda c: c.start_journey(JOURNEY), "POST /journeys", {}),

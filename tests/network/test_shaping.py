@@ -10,24 +10,13 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 import pytest
 
 from livemove.base.errors import MissingPrerequisite
-from livemove.network import shaping
-from livemove.network.shaping import (
-    MAJOR,
-    TABLE,
-    ShapedJourney,
-    ShapedPath,
-    Shaping,
-    as_commands,
-    class_table,
-    foreign_qdisc,
-    remove_everything,
-    rules,
-)
+from livemove.network import shaping, shaping_rules
+from livemove.network.shaping import Shaping, as_commands, class_table, foreign_qdisc, remove_everything
+from livemove.network.shaping_rules import MAJOR, TABLE, ShapedJourney, ShapedPath
 from livemove.network.traffic_control import INGRESS, ROOT, HtbClass, Qdisc, TrafficControl
 from livemove.policy.bandwidth import Category, Selectors
 from livemove.policy.governing import NicClasses
@@ -52,30 +41,6 @@ def table_of(
 
 
 # Text and data ----------------------------------------------------------------------------------------------------------
-
-
-def test_a_journey_s_packets_have_its_class_and_no_one_else_s() -> None:
-    text = rules([LEAVING, ARRIVING], STORAGE, 7443)
-    assert (
-        'oifname "e0" ip daddr 10.9.0.2 tcp dport 49152 counter name journey0_path0 meta priority set 4c4d:100 return'
-        in text
-    )
-    assert (
-        'oifname "e1" ip6 daddr fd00::2 tcp dport 49152 counter name journey0_path1 meta priority set 4c4d:100 return'
-        in text
-    )
-    assert 'iifname "e0" ip saddr 10.9.0.4 tcp dport 49154 counter name journey1_path0\n' in text
-    assert 'oifname "e0" ip daddr 10.9.0.4 tcp sport 49154 meta priority set 4c4d:10 return' in text
-    for end in ("dport", "sport"):
-        assert f'oifname "e0" ip daddr 10.9.0.2 udp {end} 49152 meta priority set 4c4d:10 return' in text
-        assert f"    tcp {end} 7443 meta priority set 4c4d:10 return" in text
-        assert f"th {end} {{ 3300, 6789, 6800-7568, 99 }} meta priority set 4c4d:20" in text
-    assert "    ip6 daddr fd01::/64 meta priority set 4c4d:20" in text
-    assert text.index("journey0_path0 meta") < text.index("4c4d:20"), "a journey over a storage network is migration"
-
-
-def test_without_selectors_nothing_is_the_vms_traffic() -> None:
-    assert "4c4d:20" not in rules([LEAVING], None, 7443)
 
 
 def test_classes_of_a_nic() -> None:
@@ -304,7 +269,7 @@ def test_real_packets_go_through_their_classes_and_are_counted() -> None:
 
 @pytest.mark.qemu
 def test_processes_of_a_cgroup() -> None:
-    roots = (shaping._CGROUPS / prefix for prefix in ("", "unified"))
+    roots = (shaping_rules._CGROUPS / prefix for prefix in ("", "unified"))
     root = next((root for root in roots if (root / "cgroup.controllers").exists()), None)
     if root is None:
         pytest.skip("no cgroup v2 is mounted")
@@ -327,15 +292,3 @@ def test_processes_of_a_cgroup() -> None:
         in_own_namespace(work)
     finally:
         cgroup.rmdir()
-
-
-def test_a_cgroup_is_named_as_nft_finds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shaping, "_CGROUPS", tmp_path)
-    for path in ("a.slice/b", "unified/c"):
-        (tmp_path / path).mkdir(parents=True)
-        (tmp_path / path / "cgroup.controllers").touch()
-    text = rules([], Selectors(cgroups=("a.slice", "a.slice/b", "c")), 1)
-    assert [line.strip() for line in text.splitlines() if "socket" in line] == [
-        'socket cgroupv2 level 2 "a.slice/b" meta priority set 4c4d:20',
-        'socket cgroupv2 level 1 "unified/c" meta priority set 4c4d:20',
-    ]

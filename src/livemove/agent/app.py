@@ -16,6 +16,7 @@ from livemove.agent import (
     routes_incoming,
     routes_journeys,
     routes_network,
+    routes_qos,
     routes_vms,
 )
 from livemove.agent.host import Host
@@ -61,6 +62,7 @@ def make_app(host: Host) -> FastAPI:
         routes_incoming.make_router,
         routes_holdings.make_router,
         routes_bandwidth.make_router,
+        routes_qos.make_router,
     ):
         app.include_router(make(host))
     return app

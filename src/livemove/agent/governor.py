@@ -21,10 +21,12 @@ from livemove.base.clock import Clock
 from livemove.base.errors import LivemoveError, MissingPrerequisite
 from livemove.base.tasks import cancel_and_wait, spawn
 from livemove.network.nic_counters import NicCount, is_living, read_counts
-from livemove.network.shaping import MAX_JOURNEYS, ShapedJourney, ShapedPath, Shaping, class_table
+from livemove.network.shaping import MAX_JOURNEYS, Shaping, class_table
+from livemove.network.shaping_rules import ShapedJourney, ShapedPath
 from livemove.policy.bandwidth import Category, Limits, Nic
 from livemove.policy.governing import Counted, Decision, Direction, Member, decide
 from livemove.policy.payload import MOST_OWED_BYTES, Traffic, header_bytes, payload, rest_of
+from livemove.policy.qos import Marking
 from livemove.policy.room import Room
 
 _log = logging.getLogger(__name__)
@@ -65,6 +67,7 @@ class Governor:
 
     :param limits: this host's, as they are now.
     :param read_nics: every NIC that migrations may use; asked when a journey joins and when limits change.
+    :param read_marking: how journeys' packets are marked.
     :param on_rate: called with a journey from here and its rate in bytes/s, 0 when nothing limits it; at its start and
         whenever it changes by TOLD_STEP.
     :param on_allowance: called ten times a second with a journey to here and bytes/s by local address of its paths;
@@ -78,6 +81,7 @@ class Governor:
         clock: Clock,
         shaping: Shaping,
         *,
+        read_marking: Callable[[], Marking] = Marking,
         on_rate: Callable[[str, int], None] = lambda *_: None,
         on_allowance: Callable[[str, Mapping[str, int]], None] = lambda *_: None,
     ) -> None:
@@ -85,10 +89,12 @@ class Governor:
         self._read_nics = read_nics
         self._clock = clock
         self._shaping = shaping
+        self._read_marking = read_marking
         self.on_rate = on_rate
         self.on_allowance = on_allowance
         self._journeys: dict[str, _Journey] = {}
         self._nics: dict[str, Nic] = {}
+        self._hardware: frozenset[str] = frozenset()
         self._counts: dict[str, NicCount] = {}
         self._counted_at_s = 0.0
         self._rooms: Mapping[tuple[str, Direction], Room] = {}
@@ -142,7 +148,7 @@ class Governor:
         known = self._journeys.get(journey)
         if known is None or known.way is not Direction.OUT:
             return
-        first = not self._is_needed()
+        first = not self._is_governed()
         known.heard = self._by_link(known, allowance)
         known.heard_at_s = self._clock.monotonic_s()
         if first and known.heard:
@@ -197,36 +203,42 @@ class Governor:
 
     # Counting and carrying out ----------------------------------------------------------------------------------------
 
-    def _is_needed(self) -> bool:
+    def _is_governed(self) -> bool:
         return bool(self._journeys) and (bool(self._limits()) or any(known.heard for known in self._journeys.values()))
 
     async def _begin(self) -> None:
-        """Start or stop, as journeys and limits are now."""
-        if not self._is_needed():
-            await self._stop()
+        """Start or stop, as journeys, limits and marks are now."""
+        marking, governed = self._read_marking(), self._is_governed()
+        if not governed:
+            await self._stop_governing()
+        if not governed and not (self._journeys and marking.any):
+            await self._shaping.remove()
+            self.notes.clear()
             return
         try:
-            nics = {nic.name: nic for nic in await self._read_nics()}
-            for path in (path for known in self._journeys.values() for path in known.paths):
-                nics.setdefault(path.link, Nic(path.link, 0))
-            self._nics = nics
+            if governed:
+                nics = {nic.name: nic for nic in await self._read_nics()}
+                for path in (path for known in self._journeys.values() for path in known.paths):
+                    nics.setdefault(path.link, Nic(path.link, 0))
+                self._nics = nics
             limit = self._limits().get(Category.VIRTUAL_MACHINE)
             shaped = [known.shaped for known in self._journeys.values()]
-            await self._shaping.set_rules(shaped, limit.selectors if limit else None)
+            await self._shaping.set_rules(shaped, limit.selectors if limit else None, marking, classes=governed)
             self.notes.pop("", None)
         except LivemoveError as error:
             self._note("", error.message)
-        if self._task is None or self._task.done():
+        self._hardware = marking.hardware
+        if governed and (self._task is None or self._task.done()):
             self._counts, self._owed = {}, {}
             self._task = spawn(self._run(), name="governor")
 
-    async def _stop(self) -> None:
+    async def _stop_governing(self) -> None:
         await cancel_and_wait(self._task)
         self._task = None
-        await self._shaping.remove()
+        for link in self._shaping.links:
+            self._shaping.drop(link)
         self._rooms, self.decision, self.others = {}, None, {}
         self._tell_the_end()
-        self.notes.clear()
 
     def _tell_the_end(self) -> None:
         """What was limited is free again."""
@@ -247,7 +259,7 @@ class Governor:
                 _log.exception("the governor could not decide")
             due_s = max(due_s + TICK_S, loop.time())  # what was missed is not made up for
             await asyncio.sleep(due_s - loop.time())
-            if not self._is_needed():
+            if not self._is_governed():
                 spawn(self._again(), name="govern no more")
                 return
 
@@ -308,7 +320,7 @@ class Governor:
 
     def _carry_out(self, decision: Decision, limited: bool) -> None:
         shaped = [known.shaped for known in self._journeys.values()]
-        leaving = {path.link for journey in shaped if journey.outgoing for path in journey.paths}
+        leaving = {path.link for journey in shaped if journey.outgoing for path in journey.paths} - self._hardware
         for link, classes in decision.classes.items():
             if link in leaving:
                 ceilings = {

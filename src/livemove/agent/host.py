@@ -24,6 +24,7 @@ from livemove.agent.networking import AgentNetworking, why_no_mptcp
 from livemove.agent.nics import host_nics
 from livemove.agent.overruled import Overruled
 from livemove.agent.privacy import keep_private
+from livemove.agent.qos import Qos
 from livemove.agent.refusals import Refusals
 from livemove.agent.resolution import Resolution
 from livemove.agent.vm_records import VmRecords
@@ -70,12 +71,14 @@ class Host:
         self.records = VmRecords(self.database)
         self.vms = Vms(lambda: self.settings, facts, self.records)
         self.journal = Journal(self.database, clock, settings.name)
+        self.qos = Qos(lambda: self.settings)
         self.bandwidth = BandwidthStore(settings.state_dir)
         self.governor = Governor(
             lambda: self.bandwidth.limits,
             lambda: host_nics(self.settings),
             clock,
             Shaping(int(settings.listen.rpartition(":")[2])),
+            read_marking=lambda: self.qos.marking,
         )
         self.networking = AgentNetworking(
             lambda: self.settings, self.follower.learn, self._agent_address, self.governor
@@ -127,6 +130,7 @@ class Host:
             await host.vms.stop_powered_off()
             await host.leftovers.sweep()
             await remove_everything()
+            await host.qos.set_again()
             host.overruled.start()
         except BaseException:
             await host.close()

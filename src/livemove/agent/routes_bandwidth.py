@@ -13,7 +13,8 @@ from livemove.agent.nics import host_nics
 from livemove.agent.tls_server import require_role
 from livemove.api.bandwidth_models import BandwidthJourney, BandwidthLimit, BandwidthNic, BandwidthView, limit_body
 from livemove.api.client_identity import Peer
-from livemove.network.shaping import as_commands, check_rights, class_table, rules
+from livemove.network.shaping import as_commands, check_rights, class_table
+from livemove.network.shaping_rules import rules
 from livemove.policy.bandwidth import Category, Limits, Nic, check_limits, parse_category
 from livemove.policy.governing import Counted, Direction, decide
 

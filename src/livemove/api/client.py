@@ -55,6 +55,7 @@ from livemove.api.models import (
     VmView,
 )
 from livemove.api.network_models import NetworksView, SetNetworks
+from livemove.api.qos_models import QosView, QosWishBody
 from livemove.api.resolution_models import DeclareDead, HoldingView, ResolutionView
 from livemove.base.errors import (
     UnknownJourney,
@@ -95,6 +96,18 @@ class AgentClient(AgentConnection):
         """Say nothing of a category any more. Raises BadSetting."""
         path = f"/bandwidth/{quote(category[:128], safe='')}"
         return await self._ask(BandwidthView, "DELETE", path, query={"dry_run": dry_run})
+
+    async def qos(self) -> QosView:
+        """Marks on migration's packets, and what the NICs' hardware is set to."""
+        return await self._ask(QosView, "GET", "/qos")
+
+    async def apply_qos(self, wish: QosWishBody, *, dry_run: bool = False) -> QosView:
+        """Mark packets and set NICs. Raises BadSetting, MissingPrerequisite; nothing is changed then."""
+        return await self._ask(QosView, "PUT", "/qos", wish, query={"dry_run": dry_run}, timeout_s=LONG_ANSWER_S)
+
+    async def remove_qos(self, *, dry_run: bool = False) -> QosView:
+        """Take both back."""
+        return await self._ask(QosView, "DELETE", "/qos", query={"dry_run": dry_run}, timeout_s=LONG_ANSWER_S)
 
     async def leftovers(self) -> list[LeftoverView]:
         """What lies about on this host and belongs to nobody any more; nothing is touched."""

@@ -24,6 +24,7 @@ from livemove.cli import (
     journeys,
     lab_verbs,
     network_verbs,
+    qos_verbs,
     vm_verbs,
 )
 from livemove.cli.agent_verb import agent
@@ -82,6 +83,7 @@ app.command("events")(journeys.events)
 app.add_typer(vm_verbs.app, name="vm")
 app.add_typer(host_verbs.app, name="host")
 app.add_typer(bandwidth_verbs.app, name="bandwidth")
+app.add_typer(qos_verbs.app, name="qos")
 certificate_verbs.add_to(cluster_verbs.app)
 app.add_typer(cluster_verbs.app, name="cluster")
 app.add_typer(network_verbs.app, name="network")

@@ -24,25 +24,32 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import ipaddress
 import logging
 import shutil
 import socket
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from livemove.base.errors import MissingPrerequisite
+from livemove.network.shaping_rules import (
+    CONTROL,
+    FIRST_JOURNEY,
+    MAJOR,
+    TABLE,
+    UNMARKED,
+    VIRTUAL_MACHINE,
+    ShapedJourney,
+    rules,
+)
 from livemove.network.traffic_control import INGRESS, ROOT, HtbClass, Qdisc, TrafficControl
 from livemove.policy.bandwidth import Category, Selectors
 from livemove.policy.governing import NicClasses
+from livemove.policy.qos import Marking
 
 _log = logging.getLogger(__name__)
 
-TABLE = "livemove_shaping"
-MAJOR = 0x4C4D0000  # "LM"
-_ALL, _CONTROL, _VIRTUAL_MACHINE, _DEFAULT, _MIGRATION, _FIRST_JOURNEY = 0x1, 0x10, 0x20, 0x30, 0x40, 0x100
-_CLASS = {Category.VIRTUAL_MACHINE: _VIRTUAL_MACHINE, Category.DEFAULT: _DEFAULT, Category.LIVE_MIGRATION: _MIGRATION}
+_ALL, _DEFAULT, _MIGRATION = 0x1, 0x30, 0x40
+_CLASS = {Category.VIRTUAL_MACHINE: VIRTUAL_MACHINE, Category.DEFAULT: _DEFAULT, Category.LIVE_MIGRATION: _MIGRATION}
 MAX_JOURNEYS = 0x1000
 
 #: Of a NIC, assured to heartbeats and control: a hundred journeys' heartbeats on a link of 100 Mbit/s.
@@ -53,119 +60,6 @@ _QUANTUM, _MOST_QUANTUM = 60_000, 200_000
 #: HTB has one queue for all cores, mq one for each; from this speed on that may cost throughput.
 FAST_BYTES_PER_S = 25e9 / 8
 _CAP_NET_ADMIN = 12  # linux/capability.h
-_CGROUPS = Path("/sys/fs/cgroup")
-
-
-@dataclass(frozen=True, slots=True)
-class ShapedPath:
-    """One path of a journey: the NIC, and the address at its other end."""
-
-    link: str
-    peer: str
-
-
-@dataclass(frozen=True, slots=True)
-class ShapedJourney:
-    """A journey's connections as rules and classes know them.
-
-    :param slot: a number below MAX_JOURNEYS that no other journey has now.
-    :param outgoing: its bytes leave this host for `port`; else they arrive at `port` here.
-    """
-
-    slot: int
-    outgoing: bool
-    paths: tuple[ShapedPath, ...]
-    port: int
-    weight: float = 1.0
-
-    def counter(self, number: int) -> str:
-        """Name of the counter of path `number`."""
-        return f"journey{self.slot}_path{number}"
-
-
-# Rules ----------------------------------------------------------------------------------------------------------------
-
-
-def rules(journeys: Iterable[ShapedJourney], selectors: Selectors | None, control_port: int) -> str:
-    """The table, for ``nft -f``; it replaces one of that name at once.
-
-    Rules match exact addresses and ports of a journey, because other programs' ports may lie in the same range.
-    """
-    counters, leaving, arriving = [], [], []
-    for journey in journeys:
-        for number, path in enumerate(journey.paths):
-            family = "ip6" if ipaddress.ip_address(path.peer.partition("%")[0]).version == 6 else "ip"
-            name, port = journey.counter(number), journey.port
-            counters.append(f"  counter {name} {{}}")
-            to_peer = f'oifname "{path.link}" {family} daddr {path.peer}'
-            if journey.outgoing:
-                leaving.append(
-                    f"    {to_peer} tcp dport {port} counter name {name} {_priority(_FIRST_JOURNEY + journey.slot)} return"
-                )
-            else:
-                leaving.append(f"    {to_peer} tcp sport {port} {_priority(_CONTROL)} return")
-                arriving.append(
-                    f'    iifname "{path.link}" {family} saddr {path.peer} tcp dport {port} counter name {name}'
-                )
-            leaving += [f"    {to_peer} udp {end} {port} {_priority(_CONTROL)} return" for end in ("dport", "sport")]
-    leaving += [f"    tcp {end} {control_port} {_priority(_CONTROL)} return" for end in ("dport", "sport")]
-    by_process, by_packet = _selector_rules(selectors) if selectors else ([], [])
-    return "\n".join(
-        [
-            f"table inet {TABLE} {{}}",
-            f"delete table inet {TABLE}",
-            f"table inet {TABLE} {{",
-            *counters,
-            "  chain processes { type filter hook output priority 0; policy accept;",
-            *by_process,
-            "  }",
-            "  chain leaving { type filter hook postrouting priority 0; policy accept;",
-            *leaving,
-            *by_packet,
-            "  }",
-            "  chain arriving { type filter hook prerouting priority -300; policy accept;",
-            *arriving,
-            "  }",
-            "}",
-            "",
-        ]
-    )
-
-
-def _selector_rules(selectors: Selectors) -> tuple[list[str], list[str]]:
-    """What selects by the sender's process, and what by the packet."""
-    priority = _priority(_VIRTUAL_MACHINE)
-    by_packet = []
-    if selectors.every_port:
-        ports = ", ".join(selectors.every_port)
-        by_packet += [
-            f"    meta l4proto {{ tcp, udp }} th {end} {{ {ports} }} {priority}" for end in ("dport", "sport")
-        ]
-    for address in selectors.addresses:
-        network = ipaddress.ip_network(address)
-        by_packet.append(f"    {'ip6' if network.version == 6 else 'ip'} daddr {network} {priority}")
-    by_process = [
-        f'    socket cgroupv2 level {cgroup.count("/") + 1} "{found}" {priority}'
-        for cgroup in (path.strip("/") for path in selectors.cgroups)
-        if (found := find_cgroup(cgroup)) is not None
-    ]
-    return by_process, by_packet
-
-
-def find_cgroup(cgroup: str) -> str | None:
-    """Where a cgroup of version 2 is below /sys/fs/cgroup, which is where nft looks; None when there is none.
-
-    nft refuses a whole table when one cgroup that it names is not there.
-    """
-    for prefix in ("", "unified/"):  # the latter where version 1 is mounted beside it
-        # every cgroup of version 2 has this file, and none of version 1
-        if (_CGROUPS / prefix / cgroup / "cgroup.controllers").exists():
-            return prefix + cgroup
-    return None
-
-
-def _priority(minor: int) -> str:
-    return f"meta priority set {MAJOR >> 16:x}:{minor:x}"
 
 
 # Classes --------------------------------------------------------------------------------------------------------------
@@ -185,7 +79,7 @@ def class_table(
         return HtbClass(MAJOR | minor, MAJOR | parent, int(min(rate, ceil)), int(ceil), quantum, prio, burst)
 
     usable, least = classes.usable, classes.usable * _CONTROL_SHARE
-    table = [entry(_ALL, ROOT & 0, usable, usable), entry(_CONTROL, _ALL, least, usable, prio=0)]
+    table = [entry(_ALL, ROOT & 0, usable, usable), entry(CONTROL, _ALL, least, usable, prio=0)]
     for category, minor in _CLASS.items():
         table.append(entry(minor, _ALL, classes.assured[category], classes.ceiling[category]))
     leaving = [journey for journey in journeys if journey.outgoing and any(path.link == link for path in journey.paths)]
@@ -193,7 +87,7 @@ def class_table(
     migration, most = classes.assured[Category.LIVE_MIGRATION], classes.ceiling[Category.LIVE_MIGRATION]
     for journey in leaving:
         rate, ceil = migration * journey.weight / weights, min(most, ceilings.get(journey.slot, most))
-        table.append(entry(_FIRST_JOURNEY + journey.slot, _MIGRATION, rate, ceil, journey.weight))
+        table.append(entry(FIRST_JOURNEY + journey.slot, _MIGRATION, rate, ceil, journey.weight))
     return {htb.handle: htb for htb in table}
 
 
@@ -232,9 +126,16 @@ class Shaping:
         """The NICs that have classes."""
         return frozenset(self._present)
 
-    async def set_rules(self, journeys: Sequence[ShapedJourney], selectors: Selectors | None) -> None:
-        """Put the table in place; counters begin at 0. Raises MissingPrerequisite."""
-        text = rules(journeys, selectors, self._control_port)
+    async def set_rules(
+        self,
+        journeys: Sequence[ShapedJourney],
+        selectors: Selectors | None,
+        marking: Marking = UNMARKED,
+        *,
+        classes: bool = True,
+    ) -> None:
+        """Put the table in place; counters begin at 0. See :func:`rules`. Raises MissingPrerequisite."""
+        text = rules(journeys, selectors, self._control_port, marking, classes=classes)
         if text != self._rules:
             await _nft(text)
             self._rules = text
@@ -255,7 +156,7 @@ class Shaping:
             for handle, htb in table.items():
                 if present.get(handle) != htb:
                     self.kernel.put_class(index, htb)
-                    if handle not in present and handle in (MAJOR | _VIRTUAL_MACHINE, MAJOR | _DEFAULT):
+                    if handle not in present and handle in (MAJOR | VIRTUAL_MACHINE, MAJOR | _DEFAULT):
                         with contextlib.suppress(OSError):  # not in every kernel; plain queues do
                             self.kernel.add_leaf(index, handle, "fq_codel")
                     present[handle] = htb
