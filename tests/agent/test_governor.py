@@ -16,6 +16,7 @@ from livemove.base.errors import MissingPrerequisite
 from livemove.network.shaping import Shaping
 from livemove.policy.bandwidth import Category, Limit, Limits, Nic
 from livemove.policy.governing import Direction
+from livemove.policy.qos import Marking
 
 SPEED = 1_250_000
 MINIMUM: Limits = {Category.DEFAULT: Limit(Category.DEFAULT, min_share=0.4)}
@@ -40,6 +41,7 @@ class World:
         for number in (0, 1):
             tool("ip", "neigh", "add", f"10.9.{number}.2", "lladdr", "02:00:00:00:00:01", "dev", f"e{number}")
         self.limits = limits
+        self.marking = Marking()
         self.clock = ManualClock()
         self.shaping = Shaping(7443)
         self.rates: list[tuple[str, int]] = []
@@ -49,6 +51,7 @@ class World:
             self._nics,
             self.clock,
             self.shaping,
+            read_marking=lambda: self.marking,
             on_rate=lambda journey, rate: self.rates.append((journey, rate)),
             on_allowance=self._allowed,
         )
@@ -194,19 +197,34 @@ def test_a_destination_s_allowance_counts_on_its_path_and_ends() -> None:
     play({}, scene)
 
 
-def test_one_allowance_for_all_paths_is_divided_over_the_nics() -> None:
+def test_a_destination_that_limits_nothing_any_more_is_heard() -> None:
     async def scene(world: World) -> None:
         await world.leave()
-        world.governor.heard("out", 300_000)
-        await until(lambda: world.rates == [("out", 300_000)])
-        for link in ("e0", "e1"):
-            assert "ceil 1200Kbit" in tool("tc", "class", "show", "dev", link, "classid", "4c4d:100")
-        tool("ip", "link", "set", "e1-far", "down")
-        world.governor.heard("out", 100_000)
-        world.tick()
-        assert world.rates[-1] == ("out", 100_000)
-        world.governor.heard("out", None)
+        world.governor.heard("out", {"10.9.0.2": 100_000})
+        await until(lambda: bool(world.governor.shaped))
+        world.governor.heard("out", {})
         await until(lambda: world.rates[-1] == ("out", 0))
+        assert world.governor.shaped == frozenset()
+
+    play({}, scene)
+
+
+def test_marks_need_no_limits() -> None:
+    async def scene(world: World) -> None:
+        world.marking = Marking(dscp=8, hardware=frozenset({"e1"}))
+        await world.leave()
+        await world.arrive()
+        text = tool("nft", "list", "ruleset")
+        assert text.count("ip dscp set cs1") == 3 and "4c4d" not in text
+        assert world.governor.shaped == frozenset() and world.rates == []
+        world.limits = MINIMUM
+        await world.governor.limits_changed()
+        await until(lambda: bool(world.governor.shaped))
+        assert world.governor.shaped == {"e0"}, "e1 has classes of its own"
+        assert "4c4d:100" in tool("nft", "list", "ruleset")
+        world.marking, world.limits = Marking(), {}
+        await world.governor.limits_changed()
+        assert tool("nft", "list", "ruleset") == ""
 
     play({}, scene)
 

@@ -20,6 +20,7 @@ from livemove.agent.tls_server import PEER_KEY
 from livemove.api.client_identity import Peer, Role
 from livemove.base.errors import BadSetting, LivemoveError, MissingPrerequisite, StateDamaged, StateUnwritable
 from livemove.base.settings import HostSettings
+from livemove.network import dcb
 from livemove.network.dcb import read_dcb
 from livemove.policy.paths import LinkFacts
 from livemove.policy.qos import Marking, QosWish, TrafficClass
@@ -32,7 +33,7 @@ def link(name: str, address: str, kind: str = "physical", members: tuple[str, ..
 
 
 class World:
-    """eth1 and the members of bond0 have DCB, eth4 has none, vlan10 is a VLAN; programs are played by fake_dcb.py."""
+    """eth1 and the members of bond0 have DCB, eth4 has none, vlan10 is a VLAN; what is run is played by fake_dcb.py."""
 
     def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.programs = directory / "programs"
@@ -45,8 +46,7 @@ class World:
             link("vlan10", "10.5.0.1/24", "vlan"),
         ]
         self.boot()
-        monkeypatch.setenv("FAKE_DCB", str(self.programs))
-        monkeypatch.setenv("PATH", str(self.programs), prepend=":")
+        monkeypatch.setattr(dcb, "_run", self._run)
         monkeypatch.setattr(qos_module, "read_links", self._read_links)
         self.before = self.nics()
 
@@ -55,6 +55,9 @@ class World:
         nics = {name: {**fake_dcb.FACTORY} for name in ("eth1", "eth2", "eth3")}
         nics["eth1"] |= changes
         fake_dcb.make(self.programs, {**nics, "eth4": {}, "vlan10": {"vlan": {"2": 1}}})
+
+    async def _run(self, *command: str) -> tuple[int, str, str]:
+        return fake_dcb.run(self.programs, *command)
 
     async def _read_links(self, _: object) -> list[LinkFacts]:
         return self.links

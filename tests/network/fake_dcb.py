@@ -15,8 +15,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-DIRECTORY = Path(os.environ.get("FAKE_DCB", "."))
-
 FACTORY: dict[str, Any] = {
     "ets": {
         "willing": True, "ets_cap": 8, "cbs": False, "tc_bw": [100, 0, 0, 0, 0, 0, 0, 0], "pg_bw": [0] * 8,
@@ -43,9 +41,8 @@ def commands(directory: Path) -> list[str]:
     return log.read_text().splitlines() if log.exists() else []
 
 
-def fail(text: str) -> None:
-    sys.stderr.write(text + "\n")
-    raise SystemExit(1)
+class Refusal(Exception):
+    """The program would say this and end with status 1."""
 
 
 def mapping(words: Sequence[str], values: list[Any], convert: Any) -> None:
@@ -75,25 +72,24 @@ def set_ets(nic: dict[str, Any], words: Sequence[str]) -> None:
             mapping(values, ets[name.replace("-", "_")], str if name == "tc-tsa" else int)
     total, has_ets = sum(ets["tc_bw"]), "ets" in ets["tc_tsa"]
     if not set(ets["tc_tsa"]) <= {"strict", "ets", "cbs", "vendor"} or not all(0 <= tc < 8 for tc in ets["prio_tc"]):
-        fail("Invalid mapping")
+        raise Refusal("Invalid mapping")
     if total != 100 and (has_ets or total):
-        fail(f"Bandwidth percentages in tc-bw sum to {total}%, expected {100 if has_ets else 0}%")
+        raise Refusal(f"Bandwidth percentages in tc-bw sum to {total}%, expected {100 if has_ets else 0}%")
 
 
-def dcb(words: list[str], state: dict[str, Any]) -> None:
-    if words[:2] == ["-j", "-N"]:
+def dcb(words: tuple[str, ...], state: dict[str, Any]) -> str:
+    if words[:2] == ("-j", "-N"):
         _, _, what, show, dev, name = words
         assert (show, dev) == ("show", "dev")
         if state.get(name, {}).get("broken"):
-            fail("Attribute read: Input/output error")
+            raise Refusal("Attribute read: Input/output error")
         if "ets" not in state.get(name, {}):
-            fail("Attribute read: Operation not supported")
-        print(state[name].get("raw", {}).get(what) or json.dumps(state[name][what]))
-        return
+            raise Refusal("Attribute read: Operation not supported")
+        return str(state[name].get("raw", {}).get(what) or json.dumps(state[name][what]))
     what, verb, dev, name, *rest = words
     nic = state[name]
     if nic.get("refuses") == what:
-        fail("Attribute write: Operation not permitted")
+        raise Refusal("Attribute write: Operation not permitted")
     if (what, verb) == ("ets", "set"):
         set_ets(nic, rest)
     elif (what, verb) == ("pfc", "set"):
@@ -106,11 +102,12 @@ def dcb(words: list[str], state: dict[str, Any]) -> None:
         if not table:
             del nic["app"]["dscp_prio"]
     else:
-        fail(f'What is "{verb}"?')
+        raise Refusal(f'What is "{verb}"?')
+    return ""
 
 
-def ip(words: list[str], state: dict[str, Any]) -> None:
-    if words[:5] == ["-d", "-j", "link", "show", "dev"]:
+def ip(words: tuple[str, ...], state: dict[str, Any]) -> str:
+    if words[:5] == ("-d", "-j", "link", "show", "dev"):
         vlan = state.get(words[5], {}).get("vlan")
         link: dict[str, Any] = {"ifname": words[5], "mtu": 1500}
         if vlan is not None:
@@ -122,23 +119,34 @@ def ip(words: list[str], state: dict[str, Any]) -> None:
                 **({"egress_qos": marks} if marks else {}),
             }
             link["linkinfo"] = {"info_kind": "vlan", "info_data": data}
-        print(json.dumps([link]))
-        return
-    assert words[:3] == ["link", "set", "dev"] and words[4:7] == ["type", "vlan", "egress-qos-map"], words
+        return json.dumps([link])
+    assert words[:3] == ("link", "set", "dev") and words[4:7] == ("type", "vlan", "egress-qos-map"), words
     for pair in words[7:]:
         key, _, value = pair.partition(":")
         state[words[3]]["vlan"][key] = int(value)
+    return ""
+
+
+def run(directory: Path, name: str, *words: str) -> tuple[int, str, str]:
+    """One program run, without a process: its status, output and complaint."""
+    path = directory / "state.json"
+    state = json.loads(path.read_text())
+    try:
+        said = {"dcb": dcb, "ip": ip}[name](words, state)
+    except Refusal as refusal:
+        return 1, "", f"{refusal}\n"
+    if "show" not in words:
+        path.write_text(json.dumps(state))
+        with (directory / "log").open("a") as log:
+            log.write(" ".join([name, *words]) + "\n")
+    return 0, said, ""
 
 
 def main() -> None:
-    path = DIRECTORY / "state.json"
-    state = json.loads(path.read_text())
-    name, *words = sys.argv[1:]
-    {"dcb": dcb, "ip": ip}[name](words, state)
-    if "show" not in words:
-        path.write_text(json.dumps(state))
-        with (DIRECTORY / "log").open("a") as log:
-            log.write(" ".join([name, *words]) + "\n")
+    status, said, complaint = run(Path(os.environ["FAKE_DCB"]), *sys.argv[1:])
+    sys.stdout.write(said)
+    sys.stderr.write(complaint)
+    raise SystemExit(status)
 
 
 if __name__ == "__main__":

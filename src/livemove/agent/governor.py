@@ -139,34 +139,18 @@ class Governor:
             if self._journeys.pop(journey, None) is not None:
                 await self._begin()
 
-    def heard(self, journey: str, allowance: Mapping[str, int] | int | None) -> None:
-        """What the destination allows now; an unknown journey or address is passed over.
-
-        :param allowance: bytes/s by the destination's addresses; or for all paths together, then taken to be divided over
-            the NICs as they can carry; None: all there is.
-        """
+    def heard(self, journey: str, allowances: Mapping[str, int]) -> None:
+        """What the destination allows now, by its addresses. An unknown journey or address is passed over."""
         known = self._journeys.get(journey)
         if known is None or known.way is not Direction.OUT:
             return
         first = not self._is_governed()
-        known.heard = self._by_link(known, allowance)
+        known.heard = {
+            path.link: float(max(1, allowances[path.peer])) for path in known.paths if path.peer in allowances
+        }
         known.heard_at_s = self._clock.monotonic_s()
         if first and known.heard:
             spawn(self._again(), name="govern as the destination says")
-
-    def _by_link(self, known: _Journey, allowance: Mapping[str, int] | int | None) -> dict[str, float]:
-        if allowance is None:
-            return {}
-        if isinstance(allowance, Mapping):
-            return {path.link: float(max(1, allowance[path.peer])) for path in known.paths if path.peer in allowance}
-        links = {path.link for path in known.paths}
-        living = [link for link in links if is_living(link)] or [*links]
-        capacity = {link: self._nics[link].capacity_bytes_per_s if link in self._nics else 0 for link in living}
-        whole = sum(capacity.values())
-        return {
-            link: max(1.0, allowance * (capacity[link] / whole if all(capacity.values()) else 1 / len(living)))
-            for link in living
-        }
 
     @property
     def is_limited(self) -> bool:
