@@ -12,7 +12,7 @@ from livemove.base.errors import StateDamaged, StateUnwritable
 from livemove.policy.bandwidth import Category, Limit, Selectors
 
 LIMITS = {
-    Category.LIVE_MIGRATION: Limit(Category.LIVE_MIGRATION, max_bytes_per_s=1_000_000_000, min_bytes_per_s=5),
+    Category.LIVE_MIGRATION: Limit(Category.LIVE_MIGRATION, max_bytes_per_s=1_000_000_000, min_bytes_per_s=500_000),
     Category.VIRTUAL_MACHINE: Limit(
         Category.VIRTUAL_MACHINE, min_share=0.4, buffer=0.25,
         selectors=Selectors(("99", "6800-7568"), ("192.0.2.0/24",), ("a.slice",), ("nfs",)),

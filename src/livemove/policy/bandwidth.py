@@ -29,6 +29,8 @@ DEFAULT_BUFFER = 0.1
 IDLE_SHARE = 0.25
 #: A journey that uses more than this part of what it was given is taken to want more.
 BUSY = 0.7
+#: The smallest rate that can be asked for or allowed, 1 Mbit/s: the largest segment of TCP, 64 KiB, then takes half a second.
+LEAST_RATE = 125_000
 MAX_SELECTORS = 64
 
 _PORTS = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
@@ -132,6 +134,12 @@ def check_limit(limit: Limit) -> None:
         raise BadSetting(f"{name} has two minimums.", remedy="Give --min or --min-percent.")
     if limit.min_share > 1:
         raise BadSetting(f"{name} cannot have {limit.min_share:.0%} of the bandwidth.", remedy="Give 1 to 100 percent.")
+    for rate in (limit.max_bytes_per_s, limit.min_bytes_per_s):
+        if 0 < rate < LEAST_RATE:
+            raise BadSetting(
+                f"{format_rate(rate)} for {name} is less than the smallest rate that can be kept, {format_rate(LEAST_RATE)}.",
+                remedy="Check the unit: 8Gbit, 1000MB and 1000MiB are per second.",
+            )
     if not 0 <= limit.buffer <= 1:
         raise BadSetting(
             f"A buffer of {limit.buffer:.0%} of the minimum makes no sense.", remedy="Give 0 to 100 percent."
