@@ -196,6 +196,16 @@ def test_lost_heartbeats_while_the_subflows_move_remove_nothing() -> None:
     assert cables.living("source") == cables.living("destination") == (1,)
 
 
+def test_data_that_moves_is_no_stall_though_the_other_keeper_says_nothing() -> None:
+    cables = working()
+    cables.still_since_s = {}
+    cables.paused = {"destination"}
+    cables.run(3.0)
+    cables.paused = set()
+    cables.run(1.0)
+    assert all(cables.changes(side, *Change) == [] for side in SIDES)
+
+
 def test_a_path_without_subflows_is_judged_by_its_heartbeats() -> None:
     cables = working()
     cables.still_since_s[0] = None

@@ -14,8 +14,8 @@ both directions, and new rounds, on whatever path they come, prove that the othe
    silent.
 5. A dead path has *healed* when it answered without a gap for `heal_after_s`, twice as long with each death within
    `flap_window_s`, but for `heal_urgently_s` only while no living path answers. Both hosts must say so.
-6. A living path that is silent for `stalled_after_s` and cannot be replaced has *stalled*; when it answers again it is
-   *revived*: TCP on it may still wait for a retransmission, the longer the longer the silence was.
+6. A living path that is silent for `stalled_after_s`, moves nothing and cannot be replaced has *stalled*; when it answers
+   again it is *revived*: TCP on it may still wait for a retransmission, the longer the longer the silence was.
 """
 
 from __future__ import annotations
@@ -223,9 +223,12 @@ class _Bench:
         fact = self._facts[life.path]
         if not fact.carrier:
             return Reason.NO_CARRIER
-        still = fact.unmoved_s is None or fact.unmoved_s >= self._limits.unmoved_s
         missed = self._heard_count - life.heard_then - life.lag_rounds
-        if still and missed >= self._limits.missed_rounds and self._silence_s(life.path) >= self._limits.dead_after_s:
+        if (
+            self._still(fact)
+            and missed >= self._limits.missed_rounds
+            and self._silence_s(life.path) >= self._limits.dead_after_s
+        ):
             deaf = self._now_s - fact.heard_s >= self._limits.fresh_s
             return Reason.NOT_HEARD if deaf else Reason.NOT_ANSWERED
         return Reason.PEER if fact.peer_says_dead else None
@@ -240,7 +243,11 @@ class _Bench:
             return revived, Verdict(life.path, Change.REVIVED, Reason.CARRIES, silence_s)
         silence_s = self._silence_s(life.path)
         # one that never worked waits for the other host to begin
-        if silence_s < self._limits.stalled_after_s or not life.answered_round:
+        if (
+            silence_s < self._limits.stalled_after_s
+            or not life.answered_round
+            or not self._still(self._facts[life.path])
+        ):
             return life, None
         stalled = replace(life, stalled=True, silent_since_s=self._now_s - silence_s, fine_since_s=None)
         return stalled, Verdict(life.path, Change.STALLED, Reason.ALL_SILENT, silence_s)
@@ -265,6 +272,9 @@ class _Bench:
         if not self._answers(life.path):
             return None
         return self._now_s if life.fine_since_s is None else life.fine_since_s
+
+    def _still(self, fact: PathFacts) -> bool:
+        return fact.unmoved_s is None or fact.unmoved_s >= self._limits.unmoved_s
 
     def _recent(self, life: PathLife) -> tuple[float, ...]:
         return tuple(at_s for at_s in life.deaths_s if self._now_s - at_s < self._limits.flap_window_s)
