@@ -16,7 +16,7 @@ from livemove.wire.heartbeat import Heartbeat, Role, pack
 
 from .two_hosts import PORT, TwoHosts, run
 
-NONCE = bytes(range(16))
+KEY = bytes(range(16))
 NOBODY: frozenset[int] = frozenset()
 
 
@@ -110,7 +110,7 @@ def test_real_sockets(ipv6: bool) -> None:
             other = "source" if side == "destination" else "destination"
             path = KeptPath(0, hosts.address(side, 0), hosts.address(other, 0), hosts.link(side, 0))
             with hosts.inside(side):
-                sockets[role] = PathSocket(path, role, PORT, NONCE)
+                sockets[role] = PathSocket(path, role, PORT, KEY)
             stack.callback(sockets[role].close)
         source, destination = sockets[Role.SOURCE], sockets[Role.DESTINATION]
         from_source = Heartbeat(Role.SOURCE, 0, 1, 1)
@@ -127,9 +127,9 @@ def test_real_sockets(ipv6: bool) -> None:
             b"",
             bytes(64),
             bytes(2000),
-            pack(from_source, NONCE[::-1]),
-            pack(back, NONCE),
-            pack(Heartbeat(Role.SOURCE, 1, 1, 1), NONCE),
+            pack(from_source, KEY[::-1]),
+            pack(back, KEY),
+            pack(Heartbeat(Role.SOURCE, 1, 1, 1), KEY),
         ):
             stranger.sendto(datagram, to)
         source.send(from_source)
@@ -164,9 +164,9 @@ def test_a_port_that_is_taken_is_refused() -> None:
     try:
         path = KeptPath(0, hosts.address("destination", 0), hosts.address("source", 0), hosts.link("destination", 0))
         with hosts.inside("destination"):
-            first = PathSocket(path, Role.DESTINATION, PORT, NONCE)
+            first = PathSocket(path, Role.DESTINATION, PORT, KEY)
             with pytest.raises(OSError):
-                PathSocket(path, Role.DESTINATION, PORT, NONCE)
+                PathSocket(path, Role.DESTINATION, PORT, KEY)
         first.close()
     finally:
         hosts.close()

@@ -59,8 +59,8 @@ def test_addresses_are_written_as_the_kernel_writes_them() -> None:
     "change",
     [
         {"role": "both"},
-        {"nonce": "ab"},
-        {"nonce": "zz" * 16},
+        {"key": "ab"},
+        {"key": "zz" * 16},
         {"port": 0},
         {"port": 65536},
         {"paths": []},

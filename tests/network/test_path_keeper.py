@@ -43,7 +43,7 @@ from .two_hosts import PORT, Traffic, TwoHosts, run
 
 pytestmark = pytest.mark.qemu
 R = TypeVar("R", bound=Report)
-NONCE = "5a" * 16
+KEY = "5a" * 16
 SIDES = ("destination", "source")
 
 
@@ -53,7 +53,7 @@ def config(hosts: TwoHosts, role: str, **changes: object) -> KeeperConfig:
         KeptPath(number, hosts.address(role, number), hosts.address(other, number), hosts.link(role, number))
         for number in range(hosts.count)
     )
-    return replace(KeeperConfig(role, "journey", PORT, NONCE, paths), **changes)  # type: ignore[arg-type]
+    return replace(KeeperConfig(role, "journey", PORT, KEY, paths), **changes)  # type: ignore[arg-type]
 
 
 class Kept:
@@ -469,7 +469,7 @@ async def test_two_journeys_share_the_cables_and_not_their_paths() -> None:
         try:
             for side in SIDES:
                 paths = config(hosts, side).paths[1:]
-                await other.start(side, port=PORT + 1, nonce="77" * 16, paths=paths)
+                await other.start(side, port=PORT + 1, key="77" * 16, paths=paths)
             other.traffic = await asyncio.to_thread(lambda: Traffic(hosts, 2, first=1, port=PORT + 1))
             for side in SIDES:
                 other.keepers[side].expect(2)
@@ -516,7 +516,7 @@ async def test_it_cannot_start() -> None:
             {},  # the port is taken
             {"paths": (replace(wrong.paths[0], local="192.0.2.1"),)},
             {"paths": (replace(wrong.paths[0], link="nothere0"),)},
-            {"nonce": "xy"},
+            {"key": "xy"},
         ):
             with hosts.inside("destination"), pytest.raises(MissingPrerequisite) as caught:
                 await PathKeeper.start(replace(wrong, **changes), lambda report: None)  # type: ignore[arg-type]

@@ -121,9 +121,9 @@ class ArrivalConnection:
             KeptPath(number, ours, theirs, path.destination_link, dead=listed.dead)
             for number, (path, listed, (theirs, ours)) in enumerate(zip(paths, asked.paths, seen, strict=True))
         )
-        config = KeeperConfig("destination", self._journey, self.port, self.nonce[:32], kept, multipath=asked.mptcp)
+        config = KeeperConfig("destination", self._journey, self.port, asked.heartbeat_key, kept, multipath=asked.mptcp)
         names = {number: f"{theirs} to {ours}" for number, (theirs, ours) in enumerate(seen)}
-        if asked.kept:
+        if asked.heartbeat_key:
             self._watch = await KeptPaths.start(config, names, self._tell, lambda by_address: None)
         else:
             self._watch = CountedPaths(config)

@@ -91,7 +91,8 @@ class ListenPath(PathPair):
 class AskListen(Model):
     """What the destination's QEMU is set to, and the key of this journey (empty: no TLS).
 
-    :param kept: heartbeats go over the paths, by a keeper on each host.
+    :param heartbeat_key: 32 hexadecimal digits: heartbeats go over the paths, by a keeper on each host, that nobody without
+        this key can forge; empty: none do.
     """
 
     capabilities: Annotated[list[Word], Field(max_length=64)]
@@ -99,7 +100,7 @@ class AskListen(Model):
     psk_hex: Annotated[str, Field(max_length=128)]
     paths: Annotated[list[ListenPath], Field(min_length=1, max_length=64)]
     mptcp: bool = False
-    kept: bool = False
+    heartbeat_key: Annotated[str, Field(pattern=r"^([0-9a-f]{32})?$")] = ""
 
 
 class ListenAnswer(Model):

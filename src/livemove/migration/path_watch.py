@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Protocol, Self
 
+from livemove.base.tasks import cancel_and_wait, spawn
 from livemove.network.keeper_words import (
     AllowanceHeard,
     Counters,
@@ -33,6 +34,7 @@ from livemove.network.path_keeper import PathKeeper
 
 #: How long the kernel may take to tell of the last socket's end.
 SETTLE_S = 0.2
+_SCAN_EVERY_S = 0.1
 
 #: Tells people something about the journey: a sentence, and ``info``, ``warning`` or ``error``.
 Tell = Callable[[str, str], None]
@@ -135,6 +137,13 @@ class CountedPaths:
         with contextlib.suppress(OSError):
             self._ledger = SocketLedger(config.port, listening=config.role == "destination")
             asyncio.get_running_loop().add_reader(self._ledger.fileno(), self._read)
+        # the kernel tells nothing of an MPTCP connection's first subflow when it has ended
+        self._scanning = spawn(self._scan_on(), name="count bytes of paths") if config.multipath else None
+
+    async def _scan_on(self) -> None:
+        while self._ledger is not None:
+            self.expect(0)
+            await asyncio.sleep(_SCAN_EVERY_S)
 
     def _read(self) -> None:
         if self._ledger is not None:
@@ -153,6 +162,7 @@ class CountedPaths:
     async def finish(self) -> KeeperTotals:
         if self._ledger is None:
             return NOTHING
+        await cancel_and_wait(self._scanning)
         with contextlib.suppress(OSError):
             await asyncio.to_thread(self._ledger.settle, SETTLE_S)
         counted = [
@@ -169,6 +179,7 @@ class CountedPaths:
 
     async def close(self) -> None:
         ledger, self._ledger = self._ledger, None
+        await cancel_and_wait(self._scanning)
         if ledger is not None:
             asyncio.get_running_loop().remove_reader(ledger.fileno())
             ledger.close()

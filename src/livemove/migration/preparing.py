@@ -210,10 +210,12 @@ class Preparation:
         agreement = self._agreed()
         await self.paths.probe(self.findings.probe_port, self.findings.probe_nonce)
         psk_hex = secrets.token_hex(32) if agreement.tls else ""
+        # the probes' nonce went over the network as it is
+        heartbeat_key = secrets.token_hex(16) if self._is_kept(agreement) else ""
         asked = AskListen(
             capabilities=[name for name in agreement.capabilities if name != "auto-converge"],
             parameters=multifd_parameters(agreement), psk_hex=psk_hex, paths=self.paths.to_listen, mptcp=agreement.mptcp,
-            kept=self._is_kept(agreement),
+            heartbeat_key=heartbeat_key,
         )  # fmt: skip
         self.configured = True
         listening, _, _ = await asyncio.gather(
@@ -222,17 +224,16 @@ class Preparation:
                 agreement, psk_hex=psk_hex, psk_dir=self._route.key_dir,
                 max_bandwidth_bytes_per_s=self._route.max_bandwidth_bytes_per_s, owner_uid=self._route.qemu_uid,
             ),
-            self._set_up_paths(agreement),
+            self._set_up_paths(agreement, heartbeat_key),
         )  # fmt: skip
         self.findings.port = listening.port
         self.findings.notes.extend(listening.notes)
         return on.ConnectionOpened()
 
-    async def _set_up_paths(self, agreement: Agreement) -> None:
+    async def _set_up_paths(self, agreement: Agreement, heartbeat_key: str) -> None:
         await self.paths.set_up(multipath=agreement.mptcp)
         await self.paths.watch(
-            self.findings.probe_port, self.findings.probe_nonce, multipath=agreement.mptcp, kept=self._is_kept(agreement),
-            on_rate=self._limit,
+            self.findings.probe_port, multipath=agreement.mptcp, heartbeat_key=heartbeat_key, on_rate=self._limit,
         )  # fmt: skip
 
     def _is_kept(self, agreement: Agreement) -> bool:

@@ -248,12 +248,10 @@ class SourcePaths:
         for note in await self._networking.changes.apply(self._journey, changes):
             self._tell(note, "warning")
 
-    async def watch(
-        self, port: int, nonce: str, *, multipath: bool, kept: bool, on_rate: Callable[[int], None]
-    ) -> None:
+    async def watch(self, port: int, *, multipath: bool, heartbeat_key: str, on_rate: Callable[[int], None]) -> None:
         """Watch, count and govern the paths from now on, before the copy begins. Raises MissingPrerequisite.
 
-        :param kept: by a keeper also where there is one path.
+        :param heartbeat_key: of the keepers on both hosts; empty: nobody sends any.
         :param on_rate: told how much may be sent at most, bytes per second; 0: no limit.
         """
         await self._networking.govern_leaving(self._journey, self.in_use, port, mptcp=multipath, on_rate=on_rate)
@@ -264,9 +262,9 @@ class SourcePaths:
             )
             for number, each in enumerate(self.probed)
         )  # fmt: skip
-        config = KeeperConfig("source", self._journey, port, nonce[:32], paths, multipath=multipath)
+        config = KeeperConfig("source", self._journey, port, heartbeat_key, paths, multipath=multipath)
         names = {number: text_of(path) for number, path in enumerate(self.in_use)}
-        if kept:
+        if heartbeat_key:
             heard = partial(self._networking.heard, self._journey)
             self._watch = await KeptPaths.start(config, names, self._tell, heard)
         else:

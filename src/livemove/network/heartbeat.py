@@ -1,7 +1,7 @@
 """Heartbeats on every path: sockets bound to the path's address and NIC, and what came through in each direction.
 
 At the destination they are on the journey's port; the source's ports are any, and the destination answers to where a
-heartbeat with the journey's nonce came from. They go in the high-priority band, so that a full queue of ours is no silence.
+heartbeat with the journey's key came from. They go in the high-priority band, so that a full queue of ours is no silence.
 """
 
 from __future__ import annotations
@@ -94,10 +94,11 @@ class PathSocket:
     :ivar index: of the NIC that it is bound to; 0: of none.
     """
 
-    def __init__(self, path: KeptPath, role: Role, port: int, nonce: bytes) -> None:
+    def __init__(self, path: KeptPath, role: Role, port: int, key: bytes) -> None:
         self.path = path
-        self._role, self._port, self._nonce = role, port, nonce
+        self._role, self._port, self._key = role, port, key
         self._peer: tuple[str, int] | None = (path.remote, port) if role is Role.SOURCE else None
+        self._newest = (0, 0)
         self._socket = self._opened()
 
     def fileno(self) -> int:
@@ -112,7 +113,7 @@ class PathSocket:
         if self._peer is not None:
             # no route, no room, refused: all that is silence, and judged as such
             with contextlib.suppress(OSError):
-                self._socket.sendto(pack(beat, self._nonce), self._peer)
+                self._socket.sendto(pack(beat, self._key), self._peer)
 
     def receive(self) -> list[Heartbeat]:
         """The journey's heartbeats that came since; others are dropped."""
@@ -127,10 +128,12 @@ class PathSocket:
             if sender[0] != self.path.remote:
                 continue
             with contextlib.suppress(PeerViolation):
-                beat = unpack(data, self._nonce)
+                beat = unpack(data, self._key)
                 if beat.path == self.path.path and beat.role is self._role.other:
-                    self._peer = (sender[0], sender[1])
                     beats.append(beat)
+                    if beat.life != self._newest[0] or beat.round_number > self._newest[1]:
+                        # a repeated one may come from anywhere
+                        self._newest, self._peer = (beat.life, beat.round_number), (sender[0], sender[1])
         return beats
 
     def open_again(self) -> bool:

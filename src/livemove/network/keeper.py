@@ -135,13 +135,13 @@ class Keeper:
         self._pairs = {(path.local, path.remote): path.path for path in config.paths}
         self._is_source = config.role == "source"
         role = Role.SOURCE if self._is_source else Role.DESTINATION
-        nonce = bytes.fromhex(config.nonce)
+        key = bytes.fromhex(config.key)
         self._limits = _limits(config)
         self._ledger = SocketLedger(config.port, listening=not self._is_source)
         self._mptcp = Mptcp() if config.multipath else None
         self._carriers = Carriers(path.link for path in config.paths)
         self._exchange = Exchange(role, list(self._paths), int.from_bytes(os.urandom(4), "big") or 1)
-        self._sockets = [PathSocket(path, role, config.port, nonce) for path in config.paths]
+        self._sockets = [PathSocket(path, role, config.port, key) for path in config.paths]
         self._connections = Connections(self._pairs, config.port, listening=not self._is_source)
         self._progress = Progress(self._pairs, 6 * config.interval_s)
         self._verification = Verification()

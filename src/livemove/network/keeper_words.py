@@ -41,7 +41,7 @@ class KeeperConfig:
 
     :param role: ``source`` or ``destination``.
     :param port: of the journey: TCP for its connections, UDP for heartbeats, on the destination's addresses.
-    :param nonce: 32 hexadecimal digits, secret, the same on both hosts.
+    :param key: 32 hexadecimal digits, secret, the same on both hosts.
     :param multipath: connections are MPTCP and shall use all paths; otherwise nothing is made, removed or missed.
     :param connections: how many are expected; 0: not known yet.
     """
@@ -49,7 +49,7 @@ class KeeperConfig:
     role: str
     journey: str
     port: int
-    nonce: str
+    key: str
     paths: tuple[KeptPath, ...]
     multipath: bool = True
     connections: int = 0
@@ -284,12 +284,12 @@ def config_of(line: bytes) -> KeeperConfig:
         data = json.loads(line)
         paths = tuple(_canonical(KeptPath(**path)) for path in data.pop("paths"))
         config = KeeperConfig(paths=paths, **data)
-        nonce = bytes.fromhex(config.nonce)
+        key = bytes.fromhex(config.key)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not a configuration: {error}") from error
     numbers = {path.path for path in paths}
-    if len(nonce) != 16 or config.role not in ("source", "destination") or not 0 < config.port < 1 << 16:
-        raise ValueError("nonce, role or port cannot be")
+    if len(key) != 16 or config.role not in ("source", "destination") or not 0 < config.port < 1 << 16:
+        raise ValueError("key, role or port cannot be")
     if not paths or len(numbers) != len(paths) or not numbers <= set(range(32)):
         raise ValueError("paths need numbers of their own, 0 to 31")
     return config

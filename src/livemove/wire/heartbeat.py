@@ -16,7 +16,7 @@ All numbers are big-endian.
         28    4  zero
         32    8  allowance: bytes per second that the sender wants to get at most; all ones: no limit
         40    8  zero
-        48   16  BLAKE2s of the 48 bytes before, keyed with the journey's nonce
+        48   16  BLAKE2s of the 48 bytes before, keyed with the journey's key
 
 The tag makes a heartbeat of one journey worthless to another one and to strangers; role and path are under it, so nothing
 can be sent back or sent along elsewhere. A version that adds fields uses the bytes that are zero now.
@@ -34,7 +34,7 @@ from livemove.base.errors import PeerViolation
 
 SIZE = 64
 MOST_PATHS = 32
-NONCE_BYTES = 16
+KEY_BYTES = 16
 _MAGIC, _VERSION = b"LMhb", 1
 _FIELDS = struct.Struct(">4sBBBxIIIII4xQ8x")
 _NO_LIMIT = (1 << 64) - 1
@@ -69,7 +69,7 @@ class Heartbeat:
     allowance_bytes_per_s: int | None = None
 
 
-def pack(beat: Heartbeat, nonce: bytes) -> bytes:
+def pack(beat: Heartbeat, key: bytes) -> bytes:
     """The datagram."""
     mask = 0
     for path in beat.dead:
@@ -87,14 +87,14 @@ def pack(beat: Heartbeat, nonce: bytes) -> bytes:
         mask,
         allowance,
     )
-    return fields + _tag(fields, nonce)
+    return fields + _tag(fields, key)
 
 
-def unpack(data: bytes, nonce: bytes) -> Heartbeat:
-    """The heartbeat in a datagram. Raises PeerViolation for anything that :func:`pack` did not make with that nonce."""
+def unpack(data: bytes, key: bytes) -> Heartbeat:
+    """The heartbeat in a datagram. Raises PeerViolation for anything that :func:`pack` did not make with that key."""
     if len(data) != SIZE:
         raise PeerViolation(f"A heartbeat has {SIZE} bytes, not {len(data)}.")
-    if not hmac.compare_digest(data[_FIELDS.size :], _tag(data[: _FIELDS.size], nonce)):
+    if not hmac.compare_digest(data[_FIELDS.size :], _tag(data[: _FIELDS.size], key)):
         raise PeerViolation("The heartbeat is not of this journey.")
     magic, version, role, path, life, round_number, heard_life, heard_round, mask, allowance = _FIELDS.unpack_from(data)
     if magic != _MAGIC or version != _VERSION:
@@ -113,5 +113,5 @@ def unpack(data: bytes, nonce: bytes) -> Heartbeat:
     )
 
 
-def _tag(fields: bytes, nonce: bytes) -> bytes:
-    return hashlib.blake2s(fields, key=nonce, digest_size=SIZE - _FIELDS.size).digest()
+def _tag(fields: bytes, key: bytes) -> bytes:
+    return hashlib.blake2s(fields, key=key, digest_size=SIZE - _FIELDS.size).digest()
