@@ -185,6 +185,46 @@ def test_others_that_go_out_are_counted_and_the_journey_s_own_bytes_are_not() ->
     play(MINIMUM, scene)
 
 
+def test_a_journey_that_joins_makes_nobody_up() -> None:
+    """Bytes that are counted between two readings are not lost when the rules change in between."""
+
+    async def scene(world: World) -> None:
+        await world.leave("a")
+        world.tick(2)
+        before = world.shaping.counted()["journey0_path0"]
+        with socket.socket() as connection:
+            connection.setblocking(False)
+            connection.connect_ex(("10.9.0.2", PORT))
+            await until(lambda: world.shaping.counted()["journey0_path0"] > before)
+        counted = world.shaping.counted()["journey0_path0"]
+        await world.leave("b")
+        assert world.shaping.counted()["journey0_path0"] >= counted
+        await world.governor.leave("a")
+        await world.leave("c")
+        assert world.shaping.counted()["journey0_path0"] >= counted, "its slot was taken again"
+        world.tick()
+        assert ("c", "source") in [(name, role) for name, role, _ in world.governor.shares()]
+
+    play(MINIMUM, scene)
+
+
+def test_paths_that_share_an_end_share_its_allowance() -> None:
+    async def scene(world: World) -> None:
+        both = [GovernedPath("e0", "10.9.0.1", "10.9.0.2"), GovernedPath("e1", "10.9.1.1", "10.9.0.2")]
+        await world.governor.join("out", role="source", paths=both, port=PORT)
+        world.governor.heard("out", {"10.9.0.2": 400_000})
+        await until(lambda: world.rates == [("out", 400_000)])
+        world.limits = MINIMUM
+        one = [GovernedPath("e0", "10.9.0.1", "10.9.0.2"), GovernedPath("e0", "10.9.0.9", "10.9.0.3")]
+        await world.governor.join("in", role="destination", paths=one, port=PORT + 1)
+        world.tick(2)
+        name, allowed = world.allowances[-1]
+        assert name == "in" and allowed["10.9.0.1"] == allowed["10.9.0.9"]
+        assert sum(allowed.values()) <= SPEED
+
+    play({}, scene)
+
+
 def test_a_destination_s_allowance_counts_on_its_path_and_ends() -> None:
     async def scene(world: World) -> None:
         await world.leave()

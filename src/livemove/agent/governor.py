@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -53,7 +54,7 @@ class _Journey:
     paths: tuple[GovernedPath, ...]
     shaped: ShapedJourney
     headers: int
-    counted: dict[int, Traffic] = field(default_factory=dict)
+    counted: list[Traffic] = field(default_factory=list)
     carried: dict[str, float] = field(default_factory=dict)
     granted: dict[str, float] = field(default_factory=dict)
     heard: dict[str, float] = field(default_factory=dict)
@@ -130,7 +131,9 @@ class Governor:
             shaped_paths = tuple(ShapedPath(path.link, path.peer) for path in paths)
             shaped = ShapedJourney(slot, way is Direction.OUT, shaped_paths, port, weight)
             headers = header_bytes(ipv6=any(":" in path.peer for path in paths), mptcp=mptcp)
-            self._journeys[journey] = _Journey(way, tuple(paths), shaped, headers)
+            known = _Journey(way, tuple(paths), shaped, headers)
+            known.counted = _counted(known, self._shaping.counted())  # what another journey left there
+            self._journeys[journey] = known
             await self._begin()
 
     async def leave(self, journey: str) -> None:
@@ -145,9 +148,13 @@ class Governor:
         if known is None or known.way is not Direction.OUT:
             return
         first = not self._is_governed()
-        known.heard = {
-            path.link: float(max(LEAST_RATE, allowances[path.peer])) for path in known.paths if path.peer in allowances
-        }
+        # an address that several of our NICs send to has one allowance; a NIC that sends to several has them all
+        senders = Counter(path.peer for path in known.paths)
+        known.heard = {}
+        for path in known.paths:
+            if path.peer in allowances:
+                allowed = max(LEAST_RATE, allowances[path.peer]) / senders[path.peer]
+                known.heard[path.link] = known.heard.get(path.link, 0.0) + allowed
         known.heard_at_s = self._clock.monotonic_s()
         if first and known.heard:
             spawn(self._again(), name="govern as the destination says")
@@ -285,11 +292,9 @@ class Governor:
         counters = self._shaping.counted()
         for known in self._journeys.values():
             known.carried = {path.link: 0.0 for path in known.paths}
-            for number, path in enumerate(known.paths):
-                total = Traffic(*counters.get(known.shaped.counter(number), (0, 0)))
-                gained = total.since(known.counted.get(number, Traffic()))
-                known.counted[number] = total
-                known.carried[path.link] += payload(gained, known.headers, linked=False)
+            before, known.counted = known.counted, _counted(known, counters)
+            for path, earlier, now in zip(known.paths, before, known.counted, strict=True):
+                known.carried[path.link] += payload(now.since(earlier), known.headers, linked=False)
 
     def _count_others(self, before: Mapping[str, NicCount], elapsed_s: float) -> None:
         self.others = {}
@@ -328,10 +333,11 @@ class Governor:
             known.granted = dict(decision.shares.get(name, {}))
             if known.way is Direction.IN:
                 if limited:
+                    addresses = Counter(path.link for path in known.paths)
                     self.on_allowance(
                         name,
                         {
-                            path.local: int(known.granted[path.link])
+                            path.local: int(known.granted[path.link] / addresses[path.link])
                             for path in known.paths
                             if path.link in known.granted
                         },
@@ -353,6 +359,11 @@ class Governor:
             self.notes[link] = note
         else:
             self.notes.pop(link, None)
+
+
+def _counted(known: _Journey, counters: Mapping[str, tuple[int, int]]) -> list[Traffic]:
+    """By path."""
+    return [Traffic(*counters.get(known.shaped.counter(number), (0, 0))) for number in range(len(known.paths))]
 
 
 def _traffic(count: NicCount, way: Direction) -> Traffic:

@@ -134,7 +134,10 @@ class Shaping:
         *,
         classes: bool = True,
     ) -> None:
-        """Put the table in place; counters begin at 0. See :func:`rules`. Raises MissingPrerequisite."""
+        """Put the rules in place of those that are there; see :func:`rules`. Raises MissingPrerequisite.
+
+        Counters count on, those of journeys that have left too, until :meth:`remove`: their slots are taken again.
+        """
         text = rules(journeys, selectors, self._control_port, marking, classes=classes)
         if text != self._rules:
             await _nft(text)

@@ -58,7 +58,7 @@ def rules(
     *,
     classes: bool = True,
 ) -> str:
-    """The table, for ``nft -f``; it replaces one of that name at once.
+    """The table, for ``nft -f``; its rules replace those that are there at once, and its counters count on.
 
     Rules match exact addresses and ports of a journey, because other programs' ports may lie in the same range.
 
@@ -93,7 +93,7 @@ def rules(
     return "\n".join(
         [
             f"table inet {TABLE} {{}}",
-            f"delete table inet {TABLE}",
+            f"flush table inet {TABLE}",
             f"table inet {TABLE} {{",
             *counters,
             "  chain processes { type filter hook output priority 0; policy accept;",
