@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -120,9 +120,8 @@ async def get(
         print_json({"hosts": shown, "silent": answers.silent})
         return
     _show_limits(shown)
-    for view in shown:
-        say()
-        _show_nics(view)
+    say()
+    _show_nics(shown)
 
 
 @app.command("remove")
@@ -188,25 +187,24 @@ def _row(host: str, limit: BandwidthLimit) -> list[str]:
     ]
 
 
-def _show_nics(view: BandwidthView) -> None:
+def _show_nics(views: Sequence[BandwidthView]) -> None:
     rows = [
         [
             view.host,
             nic.name,
             format_rate(nic.speed_bytes_per_s) if nic.speed_bytes_per_s else "unknown",
             "" if nic.living else "no carrier",
+            # counted only while journeys are governed
             format_rate(nic.others_out_bytes_per_s) if view.journeys else "",
             format_rate(nic.others_in_bytes_per_s) if view.journeys else "",
         ]
+        for view in views
         for nic in view.nics
     ]
-    table(
-        ["HOST", "NIC", "SPEED", "STATE", "OTHERS OUT", "OTHERS IN"],
-        rows,
-        empty=f"{view.host} has no NIC for migrations.",
-    )
-    for journey in view.journeys:
-        rate = format_rate(journey.bytes_per_s) if journey.bytes_per_s else "all there is"
-        say(f"journey {journey.journey}, {view.host} is its {journey.role}: may use {rate}")
-    for note in view.notes:
-        warn(f"{view.host}: {note}")
+    table(["HOST", "NIC", "SPEED", "STATE", "OTHERS OUT", "OTHERS IN"], rows, empty="No NIC for migrations.")
+    for view in views:
+        for journey in view.journeys:
+            rate = format_rate(journey.bytes_per_s) if journey.bytes_per_s else "all there is"
+            say(f"journey {journey.journey}, {view.host} is its {journey.role}: may use {rate}")
+        for note in view.notes:
+            warn(f"{view.host}: {note}")
