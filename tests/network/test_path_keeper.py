@@ -325,6 +325,52 @@ async def test_dead_at_the_start() -> None:
         hosts.close()
 
 
+async def test_a_listener_that_is_slow_to_accept_delays_no_subflow() -> None:
+    """It drops joins without a word, and TCP would ask again a second later."""
+    hosts = TwoHosts()
+    before = overflows(hosts)
+    async with kept(hosts) as world:
+        ends = await asyncio.to_thread(connect_unheard, hosts, 3, backlog=2)
+        try:
+            await eventually(lambda: overflows(hosts) > before, lambda: "no join was dropped")
+            for _ in range(3):
+                ends.append(ends[0].accept()[0])
+            world.keepers["source"].expect(3)
+            assert (await world.until("source", SubflowsVerified)).paths == (0, 1)
+            assert repeated_syns(hosts) == 0
+        finally:
+            for end in ends:
+                end.close()
+
+
+def connect_unheard(hosts: TwoHosts, connections: int, *, backlog: int) -> list[socket.socket]:
+    """A listener, and connections to it that it has not accepted, with something sent on each so that they may be joined."""
+    with hosts.inside("destination"):
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_MPTCP)
+    listener.bind(("0.0.0.0", PORT))
+    listener.listen(backlog)
+    ends = [listener]
+    for _ in range(connections):
+        with hosts.inside("source"):
+            ends.append(socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_MPTCP))
+        ends[-1].connect((hosts.address("destination", 0), PORT))
+        ends[-1].send(b"it")
+    return ends
+
+
+def overflows(hosts: TwoHosts) -> int:
+    return kernel_counter(hosts, "destination", "TcpExtListenOverflows")
+
+
+def repeated_syns(hosts: TwoHosts) -> int:
+    return kernel_counter(hosts, "source", "TcpExtTCPSynRetrans")
+
+
+def kernel_counter(hosts: TwoHosts, side: str, name: str) -> int:
+    said = run("ip", "netns", "exec", hosts.namespace(side), "nstat", "-asz", name)
+    return int(said.split(name)[1].split()[0])
+
+
 async def test_ipv6() -> None:
     async with kept(TwoHosts(ipv6=True)) as world:
         await world.fill()

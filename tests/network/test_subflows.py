@@ -42,9 +42,21 @@ def test_a_connection_gets_a_subflow_on_each_living_path_once() -> None:
 def test_what_is_not_confirmed_is_tried_again_less_and_less_often() -> None:
     connections = source()
     connections.note(event(EventKind.ESTABLISHED, 7))
-    tries = [tick / 10 for tick in range(100) if connections.lacking((0, 1), tick / 10)]
+    tries = [tick / 20 for tick in range(200) if connections.lacking((0, 1), tick / 20)]
     gaps = [later - earlier for earlier, later in itertools.pairwise(tries)]
-    assert gaps == pytest.approx([0.3, 0.6, 1.2, 2.0, 2.0, 2.0], abs=0.11)
+    assert gaps == pytest.approx([0.15, 0.3, 0.6, 1.2, 2.0, 2.0, 2.0], abs=0.06)
+
+
+def test_a_join_that_nobody_answers_is_asked_for_again() -> None:
+    connections = source()
+    connections.note(event(EventKind.ESTABLISHED, 7))
+    assert connections.lacking((0, 1), 0.0) == [(7, 1)]
+    assert not connections.tried(7, 1) and not connections.tried(7, 2) and not connections.tried(8, 1)
+    connections.adopt([facts(7, 0), facts(7, 1, SYN_SENT)])
+    assert connections.lacking((0, 1), 0.1) == []
+    assert connections.lacking((0, 1), 0.2) == [(7, 1)] and connections.tried(7, 1)
+    connections.adopt([facts(7, 0), facts(7, 1)])
+    assert connections.lacking((0, 1), 0.9) == [] and not connections.tried(7, 1)
 
 
 def test_a_closed_subflow_is_lacking_at_once() -> None:
@@ -96,8 +108,9 @@ def test_a_dump_is_the_truth_about_subflows_but_no_connection_ends_by_it() -> No
     connections.note(event(EventKind.SUBFLOW_ESTABLISHED, 1, 1))
     connections.adopt([facts(1, 0), facts(1, 1, SYN_SENT), facts(2, 2), facts(3, 0, mptcp=False), facts(0, 0)])
     assert {connection.token: connection.paths for connection in connections} == {1: {0}, 2: {2}}
-    # that of 1 on path 1 is under way
+    # that of 1 on path 1 is under way, whoever asked for it
     assert connections.lacking((0, 1, 2), 0.0) == [(1, 2), (2, 0), (2, 1)]
+    assert (1, 1) in connections.lacking((0, 1, 2), 0.2)
     connections.adopt([])
     assert len(connections) == 2 and connections.without(0) == 2
 

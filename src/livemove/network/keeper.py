@@ -52,7 +52,7 @@ from livemove.network.keeper_words import (
 from livemove.network.ledger import PairTotals, SocketLedger
 from livemove.network.mptcp import Mptcp
 from livemove.network.progress import Progress, Verification
-from livemove.network.sockets import ESTABLISHED, SocketFacts
+from livemove.network.sockets import ESTABLISHED, SYN_SENT, SocketFacts
 from livemove.network.subflows import Connections
 from livemove.policy import liveness
 from livemove.policy.liveness import Change, LivenessLimits, PathFacts, Verdict
@@ -364,8 +364,13 @@ class Keeper:
     def _make_subflows(self, now_s: float) -> None:
         if self._mptcp is None or not len(self._connections):
             return
-        for token, number in self._connections.lacking(self._liveness.living, now_s):
+        lacking = self._connections.lacking(self._liveness.living, now_s)
+        if any(self._connections.tried(*each) for each in lacking):
+            self._scan(now_s)
+        for token, number in lacking:
             path = self._paths[number]
+            if not self._is_to_be_made(token, number):
+                continue
             try:
                 self._mptcp.create_subflow(
                     token,
@@ -379,6 +384,16 @@ class Keeper:
                 # it is closing; or it is not ours to extend, which the verification tells
                 if error.errno not in (errno.ESRCH, errno.ENOENT, errno.ENOTCONN, errno.EINVAL):
                     self._trouble(f"A subflow from {path.local} to {path.remote} cannot be made: {error.strerror}.")
+
+    def _is_to_be_made(self, token: int, number: int) -> bool:
+        """Not if the last try came through after all; one that was not answered is ended, which TCP would repeat."""
+        if self._connections.tried(token, number):
+            for facts in self._found:
+                if facts.token == token and self._path_of(facts) == number:
+                    if facts.state != SYN_SENT:
+                        return False
+                    self._end(facts)
+        return True
 
     def _verify(self, now_s: float) -> None:
         plain = sum(facts.mptcp is False and facts.state == ESTABLISHED for facts in self._found)

@@ -9,8 +9,9 @@ from livemove.network.mptcp import EventKind, MptcpEvent
 from livemove.network.sockets import ESTABLISHED, SYN_SENT, SocketFacts
 
 Ends = tuple[str, int, str, int]
-# A join that was lost is begun again by TCP after a second; sooner than that nothing is gained by asking anew.
-_FIRST_RETRY_S = 0.3
+# A listener that has not accepted its last connections yet drops joins without a word, as QEMU's does at the start of a
+# copy, and TCP asks again after a second only: too late for a path that is needed at once.
+_FIRST_RETRY_S = 0.15
 _LAST_RETRY_S = 2.0
 # QEMU opens at most some dozens of channels.
 _MOST_CONNECTIONS = 1024
@@ -87,22 +88,33 @@ class Connections:
                     self._known[facts.token].beginning.add(path)
 
     def lacking(self, living: Iterable[int], now_s: float) -> list[tuple[int, int]]:
-        """(token, path) of each subflow that should be made now; each is given again only after a while."""
+        """(token, path) of each subflow that should be made now; each is given again only after a while.
+
+        One of an earlier try may still be under way where it was :meth:`tried`.
+        """
         wanted = []
         for connection in self._known.values():
             for path in living:
-                if path in connection.paths or path in connection.beginning:
+                if path in connection.paths:
                     connection.asked.pop(path, None)
                     continue
                 asked = connection.asked.get(path)
                 if asked is None:
                     connection.asked[path] = _Asked(now_s)
+                    if path in connection.beginning:
+                        continue
                 elif now_s - asked.at_s < min(_FIRST_RETRY_S * 2 ** (asked.tries - 1), _LAST_RETRY_S):
                     continue
                 else:
                     asked.at_s, asked.tries = now_s, asked.tries + 1
                 wanted.append((connection.token, path))
         return wanted
+
+    def tried(self, token: int, path: int) -> bool:
+        """Whether that subflow was asked for more than once."""
+        connection = self._known.get(token)
+        asked = connection.asked.get(path) if connection is not None else None
+        return asked is not None and asked.tries > 1
 
     def without(self, path: int) -> int:
         """How many connections have no subflow on the path."""
