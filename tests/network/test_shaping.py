@@ -238,6 +238,71 @@ def test_refusals_of_the_kernel_are_sentences(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.qemu
+def test_a_class_that_is_refused_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, made = TrafficControl.put_class, []
+
+    def refuse_the_third(self: TrafficControl, index: int, htb: HtbClass) -> None:
+        made.append(htb)
+        if len(made) == 3:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        real(self, index, htb)
+
+    async def work() -> None:
+        make_cables("e0")
+        before = everything()
+        shaped = Shaping(7443)
+        monkeypatch.setattr(TrafficControl, "put_class", refuse_the_third)
+        with pytest.raises(MissingPrerequisite, match="Invalid argument"):
+            shaped.put("e0", table_of(), 1e6)
+        assert everything() == before and shaped.links == frozenset()
+        assert shaped.put("e0", table_of(), 1e6) == "", "and the next try begins anew"
+        await shaped.remove()
+        assert everything() == before
+
+    in_own_namespace(work)
+
+
+@pytest.mark.qemu
+def test_what_somebody_put_in_their_place_stays() -> None:
+    async def work() -> None:
+        make_cables("e0")
+        shaped = Shaping(7443)
+        shaped.put("e0", table_of(), 1e6)
+        words = "qdisc replace dev e0 root handle 5: tbf rate 1mbit burst 10k limit 10k"
+        tool("tc", *words.split())
+        with pytest.raises(MissingPrerequisite, match="classes of e0 cannot be set"):
+            shaped.put("e0", table_of(journeys=[LEAVING]), 1e6)
+        assert "tbf 5:" in shaped.put("e0", table_of(journeys=[LEAVING]), 1e6)
+        shaped.drop("e0")
+        await shaped.remove()
+        assert "tbf 5:" in tool("tc", "qdisc", "show", "dev", "e0")
+
+    in_own_namespace(work)
+
+
+@pytest.mark.qemu
+def test_rules_that_were_cut_off_are_taken_away_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = shaping._nft
+
+    async def cut_off(text: str) -> None:
+        await real(text)
+        raise asyncio.CancelledError
+
+    async def work() -> None:
+        make_cables("e0")
+        shaped = Shaping(7443)
+        with monkeypatch.context() as slow:
+            slow.setattr(shaping, "_nft", cut_off)
+            with pytest.raises(asyncio.CancelledError):
+                await shaped.set_rules([LEAVING], None)
+        assert shaped.counted(), "they are there"
+        await shaped.remove()
+        assert tool("nft", "list", "ruleset") == ""
+
+    in_own_namespace(work)
+
+
+@pytest.mark.qemu
 def test_real_packets_go_through_their_classes_and_are_counted() -> None:
     async def work() -> None:
         make_cables("e0")

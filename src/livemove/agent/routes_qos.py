@@ -27,18 +27,19 @@ def make_router(host: Host) -> APIRouter:
     @router.put("")
     async def apply(peer: Admin, body: QosWishBody, dry_run: bool = False) -> QosView:
         """Mark migration's packets and set the NICs' classes as asked for, all of it or nothing."""
-        wish = body.to_wish()
         if not dry_run:
             check_rights()
-        view = await host.qos.apply(wish, dry_run=dry_run)
-        await host.governor.limits_changed()
+        view = await host.qos.apply(body.to_wish(), dry_run=dry_run)
+        if not dry_run:
+            await host.governor.limits_changed()
         return view
 
     @router.delete("")
     async def remove(peer: Admin, dry_run: bool = False) -> QosView:
         """Mark nothing, and set the NICs to what they were before."""
         view = await host.qos.remove(dry_run=dry_run)
-        await host.governor.limits_changed()
+        if not dry_run:
+            await host.governor.limits_changed()
         return view
 
     return router

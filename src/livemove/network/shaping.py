@@ -79,7 +79,7 @@ def class_table(
         return HtbClass(MAJOR | minor, MAJOR | parent, int(min(rate, ceil)), int(ceil), quantum, prio, burst)
 
     usable, least = classes.usable, classes.usable * _CONTROL_SHARE
-    table = [entry(_ALL, ROOT & 0, usable, usable), entry(CONTROL, _ALL, least, usable, prio=0)]
+    table = [entry(_ALL, 0, usable, usable), entry(CONTROL, _ALL, least, usable, prio=0)]
     for category, minor in _CLASS.items():
         table.append(entry(minor, _ALL, classes.assured[category], classes.ceiling[category]))
     leaving = [journey for journey in journeys if journey.outgoing and any(path.link == link for path in journey.paths)]
@@ -118,8 +118,8 @@ class Shaping:
         self._control_port = control_port
         self._kernel: TrafficControl | None = None
         self._present: dict[str, tuple[int, dict[int, HtbClass]]] = {}
-        self._refused: set[str] = set()
-        self._rules = ""
+        # None: there is no table of ours; empty: there may be one, and what it has is not known
+        self._rules: str | None = None
 
     @property
     def links(self) -> frozenset[str]:
@@ -140,6 +140,7 @@ class Shaping:
         """
         text = rules(journeys, selectors, self._control_port, marking, classes=classes)
         if text != self._rules:
+            self._rules = ""
             await _nft(text)
             self._rules = text
 
@@ -164,11 +165,11 @@ class Shaping:
                             self.kernel.add_leaf(index, handle, "fq_codel")
                     present[handle] = htb
         except OSError as error:
-            self._present.pop(link, None)
+            self.drop(link)
             if error.errno in (errno.ENODEV, errno.ENOENT, errno.EINVAL) and not _index(link):
                 return f"{link} is gone."
             raise MissingPrerequisite(
-                f"The classes of {link} cannot be set: {error.strerror}.",
+                f"The classes of {link} cannot be set: {error.strerror or error}.",
                 remedy="livemove needs CAP_NET_ADMIN and the kernel's HTB (sch_htb) to keep minimums.",
             ) from error
         return ""
@@ -185,30 +186,30 @@ class Shaping:
             return f"{link} has a queueing discipline of somebody else's ({foreign}), which is left as it is."
         if capacity_bytes_per_s >= FAST_BYTES_PER_S and any(qdisc.kind == "mq" for qdisc in there):
             _log.warning("%s: HTB replaces mq while migrations run; at this speed one queue may cost throughput", link)
-        self.kernel.add_htb_root(index, MAJOR, _DEFAULT)
         self._present[link] = (index, {})
+        self.kernel.add_htb_root(index, MAJOR, _DEFAULT)
         return ""
 
     def counted(self) -> dict[str, tuple[int, int]]:
         """Bytes and packets by counter; none when the table is not there."""
         try:
-            return self.kernel.counters(TABLE) if self._rules else {}
+            return self.kernel.counters(TABLE) if self._rules is not None else {}
         except OSError:
             return {}
 
     def drop(self, link: str) -> None:
-        """Take the classes of one NIC away."""
-        found = self._present.pop(link, None)
-        if found is not None and _index(link) == found[0]:
-            with contextlib.suppress(OSError):
-                self.kernel.remove_root(found[0])
+        """Take the classes of one NIC away; what somebody else put in their place since stays."""
+        index, _ = self._present.pop(link, (0, {}))
+        with contextlib.suppress(OSError):
+            if index and any(qdisc.index == index and is_ours(qdisc) for qdisc in self.kernel.qdiscs()):
+                self.kernel.remove_root(index)
 
     async def remove(self) -> None:
         """Take everything away; may be called twice."""
         for link in [*self._present]:
             self.drop(link)
-        if self._rules:
-            self._rules = ""
+        if self._rules is not None:
+            self._rules = None
             with contextlib.suppress(MissingPrerequisite):
                 await _nft(f"table inet {TABLE} {{}}\ndelete table inet {TABLE}\n")
         if self._kernel is not None:
