@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 import subprocess
@@ -200,6 +201,30 @@ async def test_a_dead_path_goes_on_both_hosts_and_comes_back(path: int, how: str
         for side in SIDES:
             assert world.changed(side) == [(PathDied, path), (PathHealed, path)]
             assert world.heard(side, KeeperTrouble) == world.heard(side, FellBack) == []
+
+
+@pytest.mark.parametrize("side", SIDES)
+async def test_a_nic_that_is_removed_and_made_again_is_taken_up(side: str) -> None:
+    hosts = TwoHosts()
+    async with kept(hosts) as world:
+        await world.fill(2)
+        run("ip", "-n", hosts.namespace(side), "link", "del", hosts.link(side, 1))
+        for each in SIDES:
+            assert (await world.until(each, PathDied)).path == 1
+        hosts.lay(1, "")
+        for each in SIDES:
+            assert (await world.until(each, PathHealed)).path == 1
+        await world.carries(1)
+        before_s = {each: cpu_s(keeper) for each, keeper in world.keepers.items()}
+        await asyncio.sleep(0.5)
+        # neither looks at the descriptor of the lost NIC all the time
+        assert all(cpu_s(keeper) - before_s[each] < 0.25 for each, keeper in world.keepers.items())
+        await world.empty()
+
+
+def cpu_s(keeper: PathKeeper) -> float:
+    fields = Path(f"/proc/{keeper.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 async def test_totals_are_what_was_sent() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 
 import pytest
 from hypothesis import given, settings
@@ -395,6 +395,11 @@ def test_a_path_that_never_worked() -> None:
     cables.cut(0)
     cables.run(0.5)
     assert cables.living("source") == cables.living("destination") == (1,)
+
+
+def test_limits_for_rounds_of_the_usual_length_are_the_usual_ones() -> None:
+    assert asdict(LivenessLimits.for_rounds(0.05, 0.15, 0.4)) == pytest.approx(asdict(LIMITS))
+    assert LivenessLimits.for_rounds(0.1, 0.3, 0.8).fresh_s == 2 * LIMITS.fresh_s
 
 
 def test_all_dead_at_the_start_means_the_first_is_tried() -> None:

@@ -21,15 +21,16 @@ from livemove.network.keeper_words import (
     KeeperConfig,
     KeeperTotals,
     KeeperTrouble,
-    PathCounters,
     PathDied,
     PathHealed,
+    PathRevived,
+    PathStalled,
     Report,
     SubflowsMissing,
     SubflowsVerified,
     UnplannedPair,
 )
-from livemove.network.ledger import SocketLedger
+from livemove.network.ledger import SocketLedger, counters_of
 from livemove.network.path_keeper import PathKeeper
 
 #: How long the kernel may take to tell of the last socket's end.
@@ -166,13 +167,8 @@ class CountedPaths:
         with contextlib.suppress(OSError):
             await asyncio.to_thread(self._ledger.settle, SETTLE_S)
         counted = [
-            PathCounters(
-                self._planned.get(pair, -1), *pair, bytes_acked=total.bytes_acked, bytes_received=total.bytes_received,
-                bytes_sent=total.bytes_sent, retransmitted_segments=total.retransmitted_segments, subflows=total.subflows,
-                open_subflows=total.open_subflows, plain=total.plain,
-            )
-            for pair, total in self._ledger.totals().items()
-        ]  # fmt: skip
+            counters_of(self._planned.get(pair, -1), pair, total) for pair, total in self._ledger.totals().items()
+        ]
         return KeeperTotals(
             tuple(each for each in counted if each.path >= 0), tuple(each for each in counted if each.path < 0)
         )
@@ -219,6 +215,15 @@ def sentence_of(report: Report, names: Mapping[int, str]) -> tuple[str, str] | N
         case PathHealed():
             name = names.get(report.path, f"path {report.path}")
             return f"{name} works again, {report.down_ms / 1e3:.1f} s after it died.", "info"
+        case PathStalled():
+            name = names.get(report.path, f"path {report.path}")
+            return (
+                f"Nothing has come through {name} for {report.silence_ms / 1e3:.1f} s, and no other path works.",
+                "warning",
+            )
+        case PathRevived():
+            name = names.get(report.path, f"path {report.path}")
+            return f"{name} carries again, after {report.silence_ms / 1e3:.1f} s of silence.", "info"
         case SubflowsVerified():
             count = len(report.paths)
             return f"{report.connections} connections, each on {count} path{'s' if count > 1 else ''}.", "info"

@@ -99,7 +99,7 @@ class PathSocket:
         self._role, self._port, self._key = role, port, key
         self._peer: tuple[str, int] | None = (path.remote, port) if role is Role.SOURCE else None
         self._newest = (0, 0)
-        self._socket = self._opened()
+        self._socket, self.index = self._opened()
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -140,27 +140,27 @@ class PathSocket:
         """A new socket, for a NIC that was removed and made again; False when that cannot be yet."""
         stale = self._socket
         try:
-            self._socket = self._opened()
+            self._socket, self.index = self._opened()
         except OSError:
             return False
         stale.close()
         return True
 
-    def _opened(self) -> socket.socket:
+    def _opened(self) -> tuple[socket.socket, int]:
         family = socket.AF_INET6 if ":" in self.path.local else socket.AF_INET
         made = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
             # without the right to, the address and the route alone choose the NIC
             with contextlib.suppress(PermissionError):
                 made.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, self.path.link.encode() + b"\0")
-            self.index = socket.if_nametoindex(self.path.link) if self.path.link else 0
             if family == socket.AF_INET6:
                 made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, _TOS_CS6)
             else:
                 made.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, _TOS_CS6)
             made.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, _PRIORITY)
+            index = socket.if_nametoindex(self.path.link) if self.path.link else 0
             made.bind((self.path.local, 0 if self._role is Role.SOURCE else self._port))
         except OSError:
             made.close()
             raise
-        return made
+        return made, index

@@ -22,17 +22,16 @@ import json
 import os
 import select
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from livemove.base.clock import Clock, SystemClock
-from livemove.network import mptcp_health
 from livemove.network.carrier import Carriers
 from livemove.network.heartbeat import Exchange, PathSocket
+from livemove.network.keeper_pipes import Inbox, Outbox
 from livemove.network.keeper_words import (
     AllowanceHeard,
     Counters,
-    FellBack,
     KeeperConfig,
     KeeperTotals,
     KeeperTrouble,
@@ -43,14 +42,12 @@ from livemove.network.keeper_words import (
     PathStalled,
     Ready,
     Refused,
-    Report,
-    SubflowsMissing,
     UnplannedPair,
     config_of,
-    line_of,
 )
-from livemove.network.ledger import PairTotals, SocketLedger
+from livemove.network.ledger import PairTotals, SocketLedger, counters_of
 from livemove.network.mptcp import Mptcp
+from livemove.network.mptcp_health import explained, read_counters
 from livemove.network.progress import Progress, Verification
 from livemove.network.sockets import ESTABLISHED, SYN_SENT, SocketFacts
 from livemove.network.subflows import Connections
@@ -67,88 +64,31 @@ _SUSPICIOUS_ROUNDS = 1.5
 _SETTLE_S = 0.3
 # A retransmission that is due within this time is waited for.
 _STUCK_S = 0.3
-# What waits for an agent that does not read; past this, counters and allowances are dropped, which say themselves again.
-_OUTBOX_BYTES = 1 << 18
 _STDIN, _STDOUT = 0, 1
-
-
-class Outbox:
-    """Reports on their way to the agent, which may be stopped for a while."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-        self._waiting = b""
-        os.set_blocking(descriptor, False)
-
-    def say(self, report: Report) -> None:
-        if len(self._waiting) > _OUTBOX_BYTES and isinstance(report, Counters | AllowanceHeard):
-            return
-        self._waiting += line_of(report)
-        self.flush()
-
-    def flush(self) -> None:
-        """Write what can be written; an agent that is gone is noticed at stdin."""
-        with contextlib.suppress(BlockingIOError, BrokenPipeError):
-            while self._waiting:
-                self._waiting = self._waiting[os.write(self._descriptor, self._waiting) :]
-
-    def drain(self) -> None:
-        """Write all, waiting for the reader."""
-        os.set_blocking(self._descriptor, True)
-        self.flush()
-
-
-class Commands:
-    """Lines from the agent."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-        self._buffer = b""
-        self.ended = False
-
-    def first(self) -> bytes:
-        """The first line, waited for; empty when there is none."""
-        while b"\n" not in self._buffer and not self.ended:
-            self._read()
-        return next(iter(self._lines()), b"")
-
-    def read(self) -> list[bytes]:
-        self._read()
-        return self._lines()
-
-    def _read(self) -> None:
-        data = os.read(self._descriptor, 1 << 16)
-        self.ended = not data
-        self._buffer += data
-
-    def _lines(self) -> list[bytes]:
-        *lines, self._buffer = self._buffer.split(b"\n")
-        return lines
 
 
 class Keeper:
     """See the module. Raises OSError when a socket cannot be made or a right is missing."""
 
-    def __init__(self, config: KeeperConfig, commands: Commands, outbox: Outbox, clock: Clock) -> None:
-        self._config, self._commands, self._outbox, self._clock = config, commands, outbox, clock
+    def __init__(self, config: KeeperConfig, inbox: Inbox, outbox: Outbox, clock: Clock) -> None:
+        self._config, self._inbox, self._outbox, self._clock = config, inbox, outbox, clock
         self._paths = {path.path: path for path in config.paths}
         self._pairs = {(path.local, path.remote): path.path for path in config.paths}
         self._is_source = config.role == "source"
         role = Role.SOURCE if self._is_source else Role.DESTINATION
-        key = bytes.fromhex(config.key)
-        self._limits = _limits(config)
+        self._limits = LivenessLimits.for_rounds(config.interval_s, config.dead_after_s, config.heal_after_s)
         self._ledger = SocketLedger(config.port, listening=not self._is_source)
         self._mptcp = Mptcp() if config.multipath else None
         self._carriers = Carriers(path.link for path in config.paths)
         self._exchange = Exchange(role, list(self._paths), int.from_bytes(os.urandom(4), "big") or 1)
-        self._sockets = [PathSocket(path, role, config.port, key) for path in config.paths]
+        self._sockets = [PathSocket(path, role, config.port, bytes.fromhex(config.key)) for path in config.paths]
         self._connections = Connections(self._pairs, config.port, listening=not self._is_source)
         self._progress = Progress(self._pairs, 6 * config.interval_s)
         self._verification = Verification()
         # the first address of a connection is 0; the same one for the same local address as long as it lives
         locals_ = list(dict.fromkeys(path.local for path in config.paths))
         self._address_ids = {local: number + 1 for number, local in enumerate(locals_)}
-        self._counters_before = mptcp_health.read_counters()
+        self._counters_before = read_counters()
         now_s = clock.monotonic_s()
         dead = frozenset(path.path for path in config.paths if path.dead)
         self._liveness = liveness.begin(tuple(self._paths), now_s, dead=dead)
@@ -166,7 +106,6 @@ class Keeper:
 
     def run(self) -> None:
         """Until told to finish, or the agent is gone. Raises OSError only for what makes going on senseless."""
-        poll = select.poll()
         readers: dict[int, Callable[[], None]] = {
             _STDIN: self._read_commands,
             self._ledger.fileno(): self._ledger.read_notes,
@@ -174,13 +113,11 @@ class Keeper:
         }
         if self._mptcp is not None:
             readers[self._mptcp.fileno()] = self._read_events
-        for descriptor in readers:
-            poll.register(descriptor, select.POLLIN)
-        for path_socket in self._sockets:
-            poll.register(path_socket.fileno(), select.POLLIN)
+        poll = self._polled(readers)
         self._outbox.say(Ready(os.getpid()))
+        self._obey(self._inbox.lines(readable=False))
         next_s = self._clock.monotonic_s()
-        while not self._commands.ended and not self._finishing:
+        while not self._inbox.ended and not self._finishing:
             wait_s = max(next_s - self._clock.monotonic_s(), 0.0)
             for descriptor, _ in poll.poll(wait_s * 1000):
                 reader = readers.get(descriptor)
@@ -191,20 +128,29 @@ class Keeper:
             if now_s >= next_s:
                 # a late round is not made up for: a burst would look like news where there is none
                 next_s = max(next_s + self._config.interval_s, now_s + self._config.interval_s / 2)
-                for path_socket in self._round(now_s):
-                    poll.register(path_socket.fileno(), select.POLLIN)
+                self._round(now_s)
+                if self._renew_sockets():
+                    poll = self._polled(readers)
             elif self._is_source:
                 self._make_subflows(now_s)
         if self._finishing:
             self._ledger.settle(_SETTLE_S, self._clock)
-            paths, unplanned = self._counted()
-            self._outbox.say(KeeperTotals(paths, unplanned))
+            self._outbox.say(KeeperTotals(*self._counted()))
             self._outbox.drain()
+
+    def _polled(self, readers: Iterable[int]) -> select.poll:
+        poll = select.poll()
+        for descriptor in (*readers, *(path_socket.fileno() for path_socket in self._sockets)):
+            poll.register(descriptor, select.POLLIN)
+        return poll
 
     # Section: what comes in
 
     def _read_commands(self) -> None:
-        for line in self._commands.read():
+        self._obey(self._inbox.lines())
+
+    def _obey(self, lines: list[bytes]) -> None:
+        for line in lines:
             try:
                 command = json.loads(line)
                 match command["do"]:
@@ -219,7 +165,7 @@ class Keeper:
                         self._finishing = True
                     case other:
                         self._trouble(f"There is no command {other!r}.")
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
                 self._trouble(f"A command cannot be read: {error}.")
 
     def _read_events(self) -> None:
@@ -239,21 +185,20 @@ class Keeper:
 
     # Section: one round
 
-    def _round(self, now_s: float) -> list[PathSocket]:
-        """Judge, act, send; returns the path sockets that had to be made again."""
+    def _round(self, now_s: float) -> None:
+        """Judge, act, send, tell."""
         self._outbox.flush()
         if self._config.multipath:
             self._judge(now_s)
         elif now_s >= self._scan_due_s:
             self._scan(now_s)
-        renewed = self._send()
+        self._send()
         if self._is_source:
             self._make_subflows(now_s)
             self._tell_allowance(now_s)
         if now_s - self._counted_s >= _COUNTERS_EVERY_S:
             self._counted_s = now_s
             self._outbox.say(Counters(*self._counted()))
-        return renewed
 
     def _judge(self, now_s: float) -> None:
         suspicious_s = _SUSPICIOUS_ROUNDS * self._config.interval_s
@@ -317,16 +262,17 @@ class Keeper:
             self._scan(self._clock.monotonic_s())
         return renewed
 
-    def _send(self) -> list[PathSocket]:
+    def _send(self) -> None:
         self._exchange.next_round()
         dead = frozenset(self._liveness.called_dead)
-        renewed = []
         for path_socket in self._sockets:
             number = path_socket.path.path
-            if self._carriers.index(path_socket.path.link) != path_socket.index and path_socket.open_again():
-                renewed.append(path_socket)
             path_socket.send(self._exchange.beat(number, dead, self._allowed.get(number)))
-        return renewed
+
+    def _renew_sockets(self) -> bool:
+        """Open those anew whose NIC was removed and made again; whether there were any."""
+        stale = [each for each in self._sockets if self._carriers.index(each.path.link) != each.index]
+        return any([path_socket.open_again() for path_socket in stale])
 
     # Section: sockets and subflows
 
@@ -398,17 +344,7 @@ class Keeper:
     def _verify(self, now_s: float) -> None:
         plain = sum(facts.mptcp is False and facts.state == ESTABLISHED for facts in self._found)
         for report in self._verification.check(self._connections, plain, self._expected, self._liveness.living, now_s):
-            self._outbox.say(self._explained(report))
-
-    def _explained(self, report: Report) -> Report:
-        before, after = self._counters_before, mptcp_health.read_counters()
-        if isinstance(report, FellBack):
-            enabled, timeout = (mptcp_health.read_setting(name) for name in ("enabled", "blackhole_timeout"))
-            return replace(report, reason=mptcp_health.why_plain(before, after, enabled, timeout))
-        if isinstance(report, SubflowsMissing) and not report.reason:
-            manager = mptcp_health.read_setting("pm_type")
-            return replace(report, reason=mptcp_health.why_missing(before, after, manager, source=self._is_source))
-        return report
+            self._outbox.say(explained(report, self._counters_before, source=self._is_source))
 
     # Section: what goes out
 
@@ -425,17 +361,16 @@ class Keeper:
     def _counted(self) -> tuple[tuple[PathCounters, ...], tuple[PathCounters, ...]]:
         """Of planned and unplanned pairs."""
         totals = self._ledger.totals()
-        living = self._liveness.living
         planned = tuple(
             replace(
-                _counters(path.path, (path.local, path.remote), totals.pop((path.local, path.remote), PairTotals())),
-                living=path.path in living,
+                counters_of(path.path, (path.local, path.remote), totals.pop((path.local, path.remote), PairTotals())),
+                living=path.path in self._liveness.living,
                 removed=self._removed[path.path],
                 longest_silence_ms=round(self._silence_s[path.path] * 1000, 1),
             )
             for path in self._paths.values()
         )
-        return planned, tuple(_counters(-1, pair, total) for pair, total in totals.items())
+        return planned, tuple(counters_of(-1, pair, total) for pair, total in totals.items())
 
     def _trouble(self, text: str) -> None:
         if text not in self._troubles and len(self._troubles) < 64:
@@ -443,34 +378,8 @@ class Keeper:
             self._outbox.say(KeeperTrouble(text))
 
 
-def _counters(path: int, pair: tuple[str, str], total: PairTotals) -> PathCounters:
-    return PathCounters(
-        path,
-        *pair,
-        bytes_acked=total.bytes_acked,
-        bytes_received=total.bytes_received,
-        bytes_sent=total.bytes_sent,
-        retransmitted_segments=total.retransmitted_segments,
-        subflows=total.subflows,
-        open_subflows=total.open_subflows,
-        plain=total.plain,
-    )
-
-
-def _limits(config: KeeperConfig) -> LivenessLimits:
-    interval_s = config.interval_s
-    return LivenessLimits(
-        dead_after_s=config.dead_after_s,
-        unmoved_s=0.9 * interval_s,
-        fresh_s=2.5 * interval_s,
-        late_s=2.4 * interval_s,
-        heal_after_s=config.heal_after_s,
-        heal_urgently_s=2 * interval_s,
-    )
-
-
 def _ask_for_priority() -> None:
-    """Before everything else that waits for a processor, as far as we may: a round takes a fraction of a millisecond."""
+    """Before everything else that waits for a processor, as far as we may: a round takes about a millisecond."""
     try:
         os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
     except OSError:
@@ -486,13 +395,13 @@ def _refuse(outbox: Outbox, reason: str) -> int:
 
 def main() -> int:
     """The process. Returns its exit status: 0, or 1 when it cannot work and has said why."""
-    commands, outbox = Commands(_STDIN), Outbox(_STDOUT)
-    line = commands.first()
+    inbox, outbox = Inbox(_STDIN), Outbox(_STDOUT)
+    line = inbox.first()
     if not line:
         return 0
     try:
         config = config_of(line)
-        keeper = Keeper(config, commands, outbox, SystemClock())
+        keeper = Keeper(config, inbox, outbox, SystemClock())
     except PermissionError:
         return _refuse(outbox, "CAP_NET_ADMIN is missing in this network namespace")
     except (OSError, ValueError) as error:

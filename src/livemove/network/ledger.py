@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from livemove.base.clock import Clock, SystemClock
 from livemove.network import sockets
+from livemove.network.keeper_words import PathCounters
 from livemove.network.netlink_notes import SOCK_DIAG, Listener
 from livemove.network.sockets import SocketDiag, SocketFacts
 
@@ -154,6 +155,21 @@ class SocketLedger:
         if self._tally.knows(facts.cookie):
             return True
         return facts.remote_port > 0 and (facts.local_port if self._listening else facts.remote_port) == self._port
+
+
+def counters_of(path: int, pair: Pair, total: PairTotals) -> PathCounters:
+    """The totals of a pair as agents tell them; see :class:`PathCounters` for `path`."""
+    return PathCounters(
+        path,
+        *pair,
+        bytes_acked=total.bytes_acked,
+        bytes_received=total.bytes_received,
+        bytes_sent=total.bytes_sent,
+        retransmitted_segments=total.retransmitted_segments,
+        subflows=total.subflows,
+        open_subflows=total.open_subflows,
+        plain=total.plain,
+    )
 
 
 def _later(before: SocketFacts, after: SocketFacts) -> SocketFacts:

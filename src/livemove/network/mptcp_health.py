@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+
+from livemove.network.keeper_words import FellBack, Report, SubflowsMissing
 
 _COUNTERS = Path("/proc/self/net/netstat")
 _SETTINGS = Path("/proc/sys/net/mptcp")
 _PREFIX = "MPTcpExt:"
+
+
+def explained(report: Report, before: Mapping[str, int], *, source: bool) -> Report:
+    """The report with its reason, where it has none yet and needs one.
+
+    :param before: counters from before the journey's connections began.
+    :param source: whether this is the source, which makes the subflows.
+    """
+    if isinstance(report, FellBack):
+        enabled, timeout = read_setting("enabled"), read_setting("blackhole_timeout")
+        return replace(report, reason=why_plain(before, read_counters(), enabled, timeout))
+    if isinstance(report, SubflowsMissing) and not report.reason:
+        return replace(report, reason=why_missing(before, read_counters(), read_setting("pm_type"), source=source))
+    return report
 
 
 def read_counters() -> dict[str, int]:

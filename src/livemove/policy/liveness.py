@@ -69,6 +69,18 @@ class LivenessLimits:
     flap_window_s: float = 30.0
     stalled_after_s: float = 0.500
 
+    @classmethod
+    def for_rounds(cls, interval_s: float, dead_after_s: float, heal_after_s: float) -> LivenessLimits:
+        """For rounds of another length."""
+        return cls(
+            dead_after_s=dead_after_s,
+            unmoved_s=0.9 * interval_s,
+            fresh_s=2.5 * interval_s,
+            late_s=2.4 * interval_s,
+            heal_after_s=heal_after_s,
+            heal_urgently_s=2 * interval_s,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class PathFacts:
