@@ -349,11 +349,11 @@ class Guest:
         assert view is not None
         return view
 
-    def ensure_running(self) -> str:
-        """Start it if it does not run (on A unless it is elsewhere), bring its load to the usual; its host."""
+    def ensure_running(self, first: str = "A") -> str:
+        """Start it if it does not run (on `first` unless it is elsewhere), bring its load to the usual; its host."""
         places = {host: self.world.vm(host, self.name) for host in HOSTS}
         known = [host for host, view in places.items() if view is not None and view.state != "moved"]
-        host = known[0] if known else "A"
+        host = known[0] if known else first
         if not known:
             self.world.ask(host, lambda agent: agent.define_vm(self.definition))
         if self.world.ask(host, lambda agent: agent.vm(self.name)).state != "running":

@@ -58,7 +58,7 @@ class Flow:
         self.sender, self.receiver, self.link, self.port = sender, receiver, link, port
         address, source = str(lab.spec.link_address(receiver, link)), str(lab.spec.link_address(sender, link))
         nic = lab.spec.network(link).end_of(sender)
-        self.out = lab.directory(receiver) / "run" / f"flow-{port}.samples"
+        self.out = lab.directory(receiver) / "log" / f"flow-{port}.samples"
         common = ["--address", address, "--port", str(port), "--protocol", protocol]
         program = [sys.executable, "-m", "livemove.lab.flow_ends"]
         self._receive = [*program, "receive", *common, "--out", str(self.out)]
