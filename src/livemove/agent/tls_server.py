@@ -60,6 +60,8 @@ ANONYMOUS_S = 15.0
 MAX_PER_PEER = 128
 # a member that has said nothing at all for so long is not asking anything
 FIRST_REQUEST_S = 30.0
+# of TCP: the least that IPv6 lets a network carry, 1280, without the headers
+SEGMENT_BYTES = 1220
 # how long a peer may leave our TLS close unanswered before the socket goes
 _CLOSE_GRACE_S = 0.2
 _STOP_GRACE_S = 2
@@ -329,6 +331,9 @@ class AgentServer:
         listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            # in both directions of every connection taken: where a wrong jumbo setting makes large packets vanish, the
+            # agents can still talk, and say so
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, SEGMENT_BYTES)
             listener.bind((self._host, self._port))
         except OSError as error:
             listener.close()
