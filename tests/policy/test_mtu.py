@@ -14,10 +14,13 @@ from livemove.policy.mtu import (
     PathMeasure,
     Use,
     Verdict,
+    clamp_of_unmeasured,
+    end_of,
     judge,
+    name_filtered,
     name_unlike,
 )
-from livemove.policy.paths import Path
+from livemove.policy.paths import HostNetworks, LinkFacts, Path
 
 
 def rounds(search: MtuSearch, carries: int, own_nic: int = 1 << 16) -> int:
@@ -185,3 +188,21 @@ def test_a_journey_s_path_without_jumbo_frames_beside_one_with_them_is_named() -
         "Network 10.1.0.0/24 (a1, b1) uses packets of 1500 bytes, fast of 9000; set 9000 there too (Windows calls 9000 9014)."
     ]
     assert name_unlike([one, two], {one: 1500, two: 1500}) == name_unlike([], {}) == []
+
+
+def test_an_end_is_told_by_its_host() -> None:
+    links = tuple(
+        LinkFacts(name, 2, "physical", 0, mtu, True, "", 1, ()) for name, mtu in (("eth0", 1500), ("eth1", 9000))
+    )
+    assert end_of(HostNetworks("A", links), "eth1") == End("A", "eth1", 9000)
+
+
+@pytest.mark.parametrize(("mtu", "clamp"), [(1280, 0), (1500, 0), (1501, 1500), (9000, 1500)])
+def test_what_was_not_measured_gets_packets_that_every_network_carries(mtu: int, clamp: int) -> None:
+    assert clamp_of_unmeasured(mtu) == clamp
+
+
+def test_a_filter_of_datagrams_is_named_with_port_and_setting() -> None:
+    sentence, remedy = name_filtered("10.1.0.2", 49152)
+    assert "UDP port 49152 of 10.1.0.2 does not answer, though TCP port 49152 does" in sentence
+    assert "'port_range'" in remedy and "UDP" in remedy

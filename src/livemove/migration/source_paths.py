@@ -25,7 +25,17 @@ from livemove.network.keeper_words import KeeperConfig, KeptPath
 from livemove.network.mtu import probe_paths
 from livemove.policy.dormant import dormant_paths
 from livemove.policy.host_setup import Side, changes_for
-from livemove.policy.mtu import End, OnBlackHole, PathMeasure, Use, judge, name_unlike
+from livemove.policy.mtu import (
+    USUAL_MTU,
+    OnBlackHole,
+    PathMeasure,
+    Use,
+    clamp_of_unmeasured,
+    end_of,
+    judge,
+    name_filtered,
+    name_unlike,
+)
 from livemove.policy.path_choice import choose_paths
 from livemove.policy.paths import HostNetworks, LeftOut, NetworkRule, Path, PathPlan, PathWish
 from livemove.wire.mtu_probe import NONCE_BYTES
@@ -67,8 +77,14 @@ class Networking(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Dead:
+    """A path without connections.
+
+    :param silent: nothing at all came back, so that it may be a cable that somebody plugs in.
+    """
+
     path: Path
     error: LivemoveError
+    silent: bool
 
 
 class SourcePaths:
@@ -85,6 +101,7 @@ class SourcePaths:
         self._plan: PathPlan | None = None
         self._hosts: tuple[HostNetworks, HostNetworks]
         self._left_out: tuple[LeftOut, ...] = ()
+        self._black_holes: list[MtuBlackHole] = []
         #: they wait for a carrier
         self._dormant: tuple[Path, ...] = ()
 
@@ -145,7 +162,7 @@ class SourcePaths:
                 *(self._connect(path, measure, port, nonce, len(group)) for path, measure in measures.items())
             )
             dead = [each for each in found if isinstance(each, _Dead)]
-            works = [each for each in found if isinstance(each, Probed)]
+            works = self._watchable([each for each in found if isinstance(each, Probed)], port)
             self.probed = tuple(self._without_faults(works))
             for each in dead:
                 self._leave_out(each.path, each.error.message)
@@ -157,8 +174,10 @@ class SourcePaths:
             self.probed = self.probed[:1]
         elif len(self.candidates) > 1 and not self.plan.spares:
             # they are taken up when they work
-            silent = (*(each.path for each in dead), *self._dormant)
-            self.probed += tuple(Probed(path, PathMeasure(), dead=True) for path in silent)
+            silent = (*(each.path for each in dead if each.silent), *self._dormant)
+            self.probed += tuple(
+                Probed(path, PathMeasure(), clamp_of_unmeasured(path.mtu), dead=True) for path in silent
+            )
 
     async def _connect(self, path: Path, measure: PathMeasure, port: int, nonce: str, among: int) -> Probed | _Dead:
         """Whether a connection over the path works, now that its datagrams are known to pass or not."""
@@ -167,13 +186,24 @@ class SourcePaths:
             async with asyncio.timeout(patience_s):
                 await probe_port(path.destination_address, port, nonce, source=path.source_address)
         except TimeoutError:
-            return _Dead(path, PortClosed(f"Nothing that {text_of(path)} is sent arrives: the path is dead."))
+            return _Dead(path, PortClosed(f"Nothing that {text_of(path)} is sent arrives: the path is dead."), True)
         except PortClosed as error:
-            return _Dead(path, error)
-        if not measure.alive and among > 1:
-            closed = f"UDP port {port} of {path.destination_address} does not answer, so the path could not be watched."
-            return _Dead(path, PortClosed(closed))
+            return _Dead(path, error, not measure.alive)
         return Probed(path, measure)
+
+    def _watchable(self, works: Sequence[Probed], port: int) -> list[Probed]:
+        """Without paths whose datagrams are filtered, which could not be watched; if there is no other, one of them."""
+        kept = [each for each in works if each.measure.alive]
+        for each in works:
+            if each.measure.alive:
+                continue
+            sentence, remedy = name_filtered(each.path.destination_address, port)
+            if kept:
+                self._leave_out(each.path, f"{sentence} It could not be watched beside others. {remedy}")
+            else:
+                kept.append(each)
+                self._tell(f"{text_of(each.path)}: {sentence} {_unmeasured(each.path)}{remedy}", "warning")
+        return kept
 
     def _without_faults(self, works: Sequence[Probed]) -> list[Probed]:
         """Raises MtuBlackHole where that is the setting."""
@@ -183,13 +213,17 @@ class SourcePaths:
             path = probed.path
             if not probed.measure.alive:
                 # its datagrams are filtered and its connections are not: nothing is known about large packets
-                kept.append(probed)
+                kept.append(replace(probed, clamp_mtu=clamp_of_unmeasured(path.mtu)))
                 continue
-            source, destination = (self._end(host, link) for host, link in self._ends(path))
-            verdict = judge(probed.measure, source, destination, _ON_BLACK_HOLE[self._networking.mtu_fault], ipv6=":" in path.source_address)  # fmt: skip
+            source, destination = self._hosts
+            verdict = judge(
+                probed.measure, end_of(source, path.source_link), end_of(destination, path.destination_link),
+                _ON_BLACK_HOLE[self._networking.mtu_fault], ipv6=":" in path.source_address,
+            )  # fmt: skip
             if verdict.use is Use.REFUSE:
                 raise MtuBlackHole(verdict.sentence, remedy=verdict.remedy)
             if verdict.use is Use.LEAVE_OUT:
+                self._black_holes.append(MtuBlackHole(verdict.sentence, remedy=verdict.remedy))
                 self._leave_out(path, f"{verdict.sentence} {verdict.remedy}")
                 continue
             if verdict.sentence:
@@ -200,21 +234,15 @@ class SourcePaths:
             self._tell(sentence, "warning")
         return kept
 
-    def _ends(self, path: Path) -> tuple[tuple[HostNetworks, str], tuple[HostNetworks, str]]:
-        source, destination = self._hosts
-        return (source, path.source_link), (destination, path.destination_link)
-
-    @staticmethod
-    def _end(host: HostNetworks, name: str) -> End:
-        mtu = next(link.mtu for link in host.links if link.name == name)
-        return End(host.host, name, mtu)
-
     def _leave_out(self, path: Path, reason: str) -> None:
         self._left_out = (*self._left_out, LeftOut(text_of(path), reason))
         self._tell(f"{text_of(path)} is not used: {reason}", "warning")
 
     def _none_works(self) -> LivemoveError:
         said = "; ".join(f"{left.what}: {left.reason.rstrip('.')}" for left in self._left_out[-len(self.candidates) :])
+        if self._black_holes:
+            remedy = f"{self._black_holes[0].remedy} Or use it with smaller packets: set 'mtu_fault' to clamp."
+            return MtuBlackHole(f"No path is left that migrations may use: {said}.", remedy=remedy)
         return PortClosed(f"No path to the destination works: {said}.")
 
     @property
@@ -318,3 +346,9 @@ class SourcePaths:
         if self._watch is not None:
             await self._watch.close()
         await self._networking.put_back(self._journey)
+
+
+def _unmeasured(path: Path) -> str:
+    if not clamp_of_unmeasured(path.mtu):
+        return ""
+    return f"Whether packets of {path.mtu} bytes pass is not known, so {USUAL_MTU} are used. "

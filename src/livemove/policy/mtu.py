@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from livemove.policy.paths import Path
+from livemove.policy.paths import HostNetworks, Path
 
 #: A size is too large when so many packets of it were lost although a small one sent right after each arrived: with 5 % of
 #: the packets lost by chance each way that happens once in a million.
@@ -24,6 +24,8 @@ _CUTS = 8
 _USUAL = (1280, 1400, 1420, 1450, 1492, 1500, 8950, 9000, 9216)
 _LEAST_IPV4, _LEAST_IPV6 = 576, 1280
 _ETHERNET_HEADER = 14
+#: What networks carry that nobody has set up otherwise: packets for a path that could not be measured.
+USUAL_MTU = 1500
 
 
 class MtuSearch:
@@ -136,6 +138,11 @@ class End:
     mtu: int
 
 
+def end_of(host: HostNetworks, link: str) -> End:
+    """That end of a path of which `host` has the NIC `link`."""
+    return End(host.host, link, next(each.mtu for each in host.links if each.name == link))
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What to do with a path, and why.
@@ -202,6 +209,20 @@ def _unlike_ends(source: End, destination: End) -> tuple[str, str]:
         f"{small.link} of {small.host} is set to {small.mtu} and {large.link} of {large.host} to {large.mtu}, so that "
         f"packets of {small.mtu} bytes are used.",
         f"Set {small.link} of {small.host} to {large.mtu} as well{_for_windows(large.mtu)}, and the switches between.",
+    )
+
+
+def clamp_of_unmeasured(mtu: int) -> int:
+    """The largest packet to use on a path of which nothing is known but the MTU of its NICs; 0: as they are set."""
+    return USUAL_MTU if mtu > USUAL_MTU else 0
+
+
+def name_filtered(destination_address: str, port: int) -> tuple[str, str]:
+    """Sentence and remedy for a path whose connections pass and whose datagrams do not: a site's packet filter."""
+    return (
+        f"UDP port {port} of {destination_address} does not answer, though TCP port {port} does: a packet filter seems to "
+        "drop it.",
+        "Open 'port_range' of the destination for UDP as well, for the source's addresses.",
     )
 
 

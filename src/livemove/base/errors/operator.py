@@ -166,7 +166,7 @@ class NoCommonNetwork(OperatorError):
 
 
 class MtuBlackHole(OperatorError):
-    """A network of the journey loses packets of the size that both NICs are set to, and the setting refuses such networks."""
+    """A network loses packets of the size that both NICs are set to, and the setting keeps migrations off such networks."""
 
     code, exit_code, remedy_text = (
         "mtu-black-hole",
