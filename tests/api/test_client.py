@@ -27,7 +27,7 @@ from livemove.api.incoming_models import (
     OwnershipAnswer,
 )
 from livemove.api.models import AskJourney, ConsoleChunk, RenewRequest
-from livemove.api.network_models import SetNetworks
+from livemove.api.network_models import AskDoors, SetNetworks
 from livemove.api.qos_models import QosWishBody
 from livemove.api.resolution_models import DeclareDead
 from livemove.base.errors import (
@@ -73,6 +73,7 @@ PATH = {"source": "10.0.0.1", "destination": "10.0.0.2"}
 BUILD = AskBuild.model_validate({"paths": [PATH]})
 LISTEN = AskListen.model_validate({"capabilities": [], "parameters": {"a": 1}, "psk_hex": "", "paths": [PATH]})
 FITNESS = AskFitness(frozen="{}", definition="", source_accelerator="tcg")
+DOORS = AskDoors.model_validate({"networks": {"host": "A", "links": []}})
 JOURNEY = AskJourney(vm="db1", destination="B", grant="g")
 
 REQUESTS: dict[str, tuple[Callable[[AgentClient], Any], str, dict[str, str]]] = {
@@ -83,6 +84,9 @@ REQUESTS: dict[str, tuple[Callable[[AgentClient], Any], str, dict[str, str]]] = 
     "cluster": (lambda c: c.cluster(), "GET /cluster", {}),
     "networks": (lambda c: c.networks(), "GET /networks", {}),
     "set_networks": (lambda c: c.set_networks(SetNetworks(serial=1, rules=())), "PUT /cluster/networks", {}),
+    "test_network": (lambda c: c.test_network("B"), "POST /network-tests", {}),
+    "open_doors": (lambda c: c.open_doors(DOORS), "POST /network-tests/doors", {}),
+    "close_doors": (lambda c: c.close_doors("test-1"), "DELETE /network-tests/doors/test-1", {}),
     "renew": (lambda c: c.renew(RenewRequest(signing_request="x")), "POST /cluster/renew", {}),
     "metrics": (lambda c: c.metrics(), "GET /metrics", {}),
     "vms": (lambda c: c.vms(), "GET /vms", {}),

@@ -36,7 +36,8 @@ def test_a_plan_tells_its_paths_and_why_the_others_are_left_out() -> None:
     assert lines[3].split("  ")[1].strip() == "10.1.0.1 to 10.1.0.2"
     assert "eth1 to bond0" in lines[3] and "10.1.0.0/24 (fast)" in lines[3] and lines[3].endswith("9000  used")
     assert "unknown" in lines[4] and lines[4].endswith("spare, if those used are unavailable at the start")
-    assert lines[5:] == ["", "paths left out:", "  A eth3 10.3.0.1: no carrier on A's eth3"]
+    assert "livemove network test" in lines[6]
+    assert lines[7:] == ["", "paths left out:", "  A eth3 10.3.0.1: no carrier on A's eth3"]
     assert "\n".join(lines) in "\n".join(
         plan_lines(plan_view().model_copy(update={"paths": paths, "paths_left_out": LEFT_OUT}))
     )

@@ -91,6 +91,10 @@ class Arrivals:
         """Whether the journey was admitted already."""
         return journey in self._arrivals
 
+    def taken_ports(self) -> set[int]:
+        """Ports of journeys that arrive: one between our listener and QEMU's looks free, and is not."""
+        return {arrival.connection.port for arrival in self._arrivals.values() if arrival.connection is not None}
+
     # Steps 2 to 5 ---------------------------------------------------------------------------------------------------
 
     def place(self, journey: str) -> int:
@@ -188,12 +192,11 @@ class Arrivals:
             await self._networking.check(asked.paths)
             started_s = self._clock.monotonic_s()
             await self._effects.request(arrival, Request.BUILD)
-            taken = {other.connection.port for other in self._arrivals.values() if other.connection is not None}
             arrival.connection = await ArrivalConnection.open(
                 journey,
                 asked.paths,
                 self._settings().ports,
-                taken,
+                self.taken_ports(),
                 self._networking,
                 self._journal.teller(arrival.record),
             )

@@ -20,6 +20,7 @@ from livemove.agent.governor import Governor
 from livemove.agent.identity import host_identity_dir
 from livemove.agent.leftovers import PROBE_DIR, Leftovers
 from livemove.agent.membership import Membership
+from livemove.agent.network_test import NetworkTests
 from livemove.agent.networking import AgentNetworking, why_no_mptcp
 from livemove.agent.nics import host_nics
 from livemove.agent.overruled import Overruled
@@ -84,6 +85,9 @@ class Host:
             lambda: self.settings, self.follower.learn, self._agent_address, self.governor
         )
         self.arrivals = Arrivals(lambda: self.settings, self.vms, self.journal, clock, self.offer, self.networking)
+        self.network_tests = NetworkTests(
+            lambda: self.settings, self.networking, self.client_to, self.arrivals.taken_ports
+        )
         self.departures = Departures(
             lambda: self.settings, self.vms, self.journal, clock, self.client_to, self.follower.learn, self._own_offer,
             self.networking,
@@ -142,7 +146,7 @@ class Host:
 
     def _open_journeys(self) -> set[str]:
         leaving = {departure.record.id for departure in self.departures.open()}
-        return leaving | {arrival.record.id for arrival in self.arrivals.all()}
+        return leaving | {arrival.record.id for arrival in self.arrivals.all()} | self.network_tests.under_way
 
     async def close(self) -> None:
         await cancel_and_wait(self._housekeeping)
@@ -150,6 +154,7 @@ class Host:
         await self.overruled.close()
         await self.departures.close()
         await self.arrivals.close()
+        await self.network_tests.close()
         await self.governor.close()
         await self.vms.close()
         await self.database.close()

@@ -54,7 +54,14 @@ from livemove.api.models import (
     VmList,
     VmView,
 )
-from livemove.api.network_models import NetworksView, SetNetworks
+from livemove.api.network_models import (
+    AskDoors,
+    AskNetworkTest,
+    DoorsAnswer,
+    NetworksView,
+    NetworkTestView,
+    SetNetworks,
+)
 from livemove.api.qos_models import QosView, QosWishBody
 from livemove.api.resolution_models import DeclareDead, HoldingView, ResolutionView
 from livemove.base.errors import (
@@ -128,6 +135,11 @@ class AgentClient(AgentConnection):
     async def set_networks(self, body: SetNetworks) -> NetworksView:
         """A new list for the cluster, on the authority's host. Raises Conflict when the map changed since, BadSetting."""
         return await self._ask(NetworksView, "PUT", "/cluster/networks", body)
+
+    async def test_network(self, destination: str, *, timeout_s: float = LONG_ANSWER_S) -> NetworkTestView:
+        """Probe every path from this host to another. Raises NoCommonNetwork, AgentBusy and what the other host says."""
+        body = AskNetworkTest(destination=destination)
+        return await self._ask(NetworkTestView, "POST", "/network-tests", body, timeout_s=timeout_s)
 
     async def renew(self, request: RenewRequest) -> RenewAnswer:
         """A new certificate for the calling host, from the authority's host."""
@@ -297,6 +309,14 @@ class AgentClient(AgentConnection):
     async def holding(self, vm_uuid: str, *, timeout_s: float) -> HoldingView:
         """Whether that host has the VM in a state in which it runs or may run."""
         return await self._ask(HoldingView, "GET", f"/holdings/{quote(vm_uuid, safe='')}", timeout_s=timeout_s)
+
+    async def open_doors(self, body: AskDoors) -> DoorsAnswer:
+        """Have that host listen for the probes of a test, for some seconds. Raises NoCommonNetwork, PortClosed, AgentBusy."""
+        return await self._ask(DoorsAnswer, "POST", "/network-tests/doors", body)
+
+    async def close_doors(self, test: str) -> None:
+        """The test is over."""
+        await self._exchange("DELETE", f"/network-tests/doors/{quote(test, safe='')}")
 
     async def facts(self, journey: str) -> DestinationFacts:
         """What the destination adds to the report."""

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from livemove.api.model_base import Model, Name, Text, Word
+from livemove.api.model_base import Id, Model, Name, Text, Word
 from livemove.policy.network_rules import MAX_RULES
 from livemove.policy.paths import MAX_METRIC, HostNetworks, LinkFacts, NetworkRule
 
@@ -156,6 +156,70 @@ class PathMeasured(Model):
     mtu_out: int = 0
     mtu_in: int = 0
     round_trip_ms: float | None = None
+
+
+class AskNetworkTest(Model):
+    """Test every path from the host that is asked."""
+
+    destination: Name
+
+
+class AskDoors(Model):
+    """A source's links, for the other host to find the paths between both."""
+
+    networks: HostNetworksBody
+
+
+class DoorsAnswer(Model):
+    """Where to probe, for some seconds.
+
+    :param test: its number at the host that answers.
+    :param port: TCP and UDP, on the destination's address of each of the paths.
+    """
+
+    test: Id
+    port: Annotated[int, Field(ge=1, lt=1 << 16)]
+    nonce: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    networks: HostNetworksBody
+    paths: Annotated[tuple[PathPair, ...], Field(max_length=64)]
+
+
+class ProbedPath(Model):
+    """What a test found out about a path; MTUs in bytes.
+
+    :param measured: None when nothing came back.
+    :param port_open: whether a TCP connection was made.
+    :param level: ``fine``; ``warning``: it works, and is not set up as it was meant; ``fault``.
+    :param verdict: what is amiss, and `remedy`: what mends it; empty: nothing.
+    """
+
+    source_address: str
+    destination_address: str
+    network: str
+    name: str
+    source_link: str
+    destination_link: str
+    source_mtu: int
+    destination_mtu: int
+    measured: PathMeasured | None = None
+    port_open: bool
+    level: Literal["fine", "warning", "fault"]
+    verdict: str = ""
+    remedy: str = ""
+
+
+class NetworkTestView(Model):
+    """The test of all paths from one host to another, at the destination's `port`.
+
+    :param notes: what is to be said of several paths together.
+    """
+
+    source: str
+    destination: str
+    port: int
+    paths: tuple[ProbedPath, ...]
+    left_out: tuple[LeftOutPath, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class PathReport(Model):

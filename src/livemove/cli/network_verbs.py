@@ -1,4 +1,4 @@
-"""``livemove network``: which networks migrations use, for the whole cluster and on one host.
+"""``livemove network``: which networks migrations use, for the whole cluster and on one host; and whether they work.
 
 The cluster's list is kept on the authority's host, which the commands find by themselves; the other hosts have it within
 seconds. Doing what is so already changes nothing.
@@ -6,17 +6,18 @@ seconds. Doing what is so already changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from livemove.base.errors import BadSetting
+from livemove.base.errors import BadSetting, LivemoveError
 from livemove.cli.output import Usage, print_json, say, warn
-from livemove.cli.verb import AsJson, OnHost, group, verb
+from livemove.cli.verb import AsJson, OnHost, complete_hosts, group, verb
 
 if TYPE_CHECKING:
-    from livemove.api.network_models import NetworksView
+    from livemove.api.network_models import NetworksView, NetworkTestView
+    from livemove.base.errors import LivemoveError
     from livemove.cli.session import Session
     from livemove.policy.network_rules import Rules
     from livemove.policy.paths import HostNetworks
@@ -128,6 +129,63 @@ async def incoming(
     else:
         say(_said(changed, dry_run))
         say(f"{name}: {', '.join(wanted) or 'any address'}")
+
+
+@app.command("test")
+@verb
+async def probe_networks(
+    source: Annotated[
+        str | None,
+        typer.Option("--from", metavar="HOST", help="From this host only.", autocompletion=complete_hosts),
+    ] = None,
+    destination: Annotated[
+        str | None, typer.Option("--to", metavar="HOST", help="To this host only.", autocompletion=complete_hosts)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Probe every path between hosts as a migration does at its start: connection, round trip, largest packet each way.
+
+    Nothing is migrated, and nothing stays open. Ends with 0 when migrations may use every path as it is; else with the code
+    of the error that a host answered, with 24 (port-closed) when a path does not work, or with 38 (mtu-black-hole) when
+    one loses large packets.
+    """
+    import asyncio
+
+    from livemove.cli.network_test_view import failure_json, failure_lines, lines_of, rounds, worst
+    from livemove.cli.session import open_session
+
+    outcomes: dict[tuple[str, str], NetworkTestView | LivemoveError] = {}
+    async with open_session() as session:
+        for host in filter(None, (source, destination)):
+            await session.check_host(host)
+        unreachable = (await session.ask(lambda agent: agent.cluster())).refused
+        sources, destinations = ([one] if one else session.hosts for one in (source, destination))
+        for pairs in rounds(sources, destinations):
+            found = await asyncio.gather(*(_probed(session, *pair, unreachable) for pair in pairs))
+            outcomes |= dict(zip(pairs, found, strict=True))
+    if not outcomes:
+        raise Usage("There are no two hosts to test the network between.")
+    failed = {pair: found for pair, found in outcomes.items() if isinstance(found, LivemoveError)}
+    tests = [found for found in outcomes.values() if not isinstance(found, LivemoveError)]
+    if as_json:
+        print_json({"tests": tests, "failed": [failure_json(*pair, error) for pair, error in failed.items()]})
+    else:
+        texts = [lines_of(test) for test in tests] + [failure_lines(*pair, error) for pair, error in failed.items()]
+        say("\n\n".join("\n".join(lines) for lines in texts))
+    raise typer.Exit(worst(tests, list(failed.values())))
+
+
+async def _probed(
+    session: Session, source: str, destination: str, unreachable: Mapping[str, LivemoveError]
+) -> NetworkTestView | LivemoveError:
+    """What the source found out, or why it could not."""
+    try:
+        for host in (source, destination):
+            if host in unreachable:
+                raise unreachable[host]
+        return await (await session.agent(source)).test_network(destination)
+    except LivemoveError as error:
+        return error
 
 
 async def _change(change: Callable[[Rules], Rules], *, dry_run: bool, as_json: bool) -> None:

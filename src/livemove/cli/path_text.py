@@ -8,6 +8,10 @@ from livemove.api.network_models import LeftOutPath, PathMeasured, PathReport, P
 from livemove.base.units import format_duration, format_rate, format_size
 from livemove.cli.output import columns
 
+_PROBED_LATER = (
+    "  A plan opens no port: connections, round trips and the packets that really pass are probed when the migration begins,",
+    "  or now by 'livemove network test'.",
+)
 _STATES = {"use": "used", "spare": "spare, if those used are unavailable at the start"}
 
 
@@ -27,7 +31,7 @@ def plan_path_lines(paths: Sequence[PathView], left_out: Sequence[LeftOutPath]) 
             ]
             for path in paths
         ]
-        lines = ["", "paths:", *(f"  {line}" for line in columns(cells))]
+        lines = ["", "paths:", *(f"  {line}" for line in columns(cells)), *_PROBED_LATER]
     return lines + _left_out_lines(left_out)
 
 
