@@ -128,6 +128,14 @@ async def test_a_path_is_measured_and_nothing_stays(a: Host, b: Host) -> None:
     assert a.is_quiet() and b.is_quiet()
 
 
+async def test_a_port_that_is_free_for_connections_only_is_passed_over(a: Host, b: Host) -> None:
+    """The kernel gives ports of this range to any program's datagram socket."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as somebodys:
+        somebodys.bind(("0.0.0.0", PORTS[0]))
+        assert (await a.tests.run("B")).port == PORTS[1]
+    assert a.is_quiet() and b.is_quiet()
+
+
 async def test_a_smaller_nic_at_one_end_is_named(a: Host, tmp_path: FilePath) -> None:
     small = Host("B", "127.0.0.3", tmp_path, mtu=1500)
     a.peers["B"] = Client(small.tests, "A")

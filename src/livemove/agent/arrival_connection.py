@@ -9,8 +9,9 @@ close          everything is as it was
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from livemove.agent.networking import AgentNetworking
 from livemove.api.incoming_models import AskListen, PathTotals
@@ -63,13 +64,7 @@ class ArrivalConnection:
     ) -> ArrivalConnection:  # fmt: skip
         """Listen for the source's probes. Raises PortClosed, NetworkMissing, MissingPrerequisite; nothing is left then."""
         paths, carrying = await networking.as_destination(pairs)
-        probe = await PortProbe.open([path.destination_address for path in paths], ports, taken)
-        try:
-            ears = [Ear(path.destination_address, probe.port, link=path.destination_link) for path in paths]
-            responder = await MtuResponder.open(ears, bytes.fromhex(probe.nonce)[:NONCE_BYTES])
-        except BaseException:
-            await probe.close()
-            raise
+        probe, responder = await _listen(paths, ports, taken)
         connection = cls(journey, pairs, probe, responder, networking, tell)
         try:
             # two NICs in one subnet: without routes of the journey's own the probes would all take one of them
@@ -163,6 +158,24 @@ class ArrivalConnection:
         if self._filtered:
             await remove_filter(self._journey)
         await self._networking.put_back(self._journey)
+
+
+async def _listen(
+    paths: Sequence[Path], ports: Iterable[int], taken: Collection[int]
+) -> tuple[PortProbe, MtuResponder]:
+    """Our listeners for TCP and UDP, on the first port that is free for both. Raises PortClosed."""
+    passed_over = set(taken)
+    while True:
+        probe = await PortProbe.open([path.destination_address for path in paths], ports, passed_over)
+        ears = [Ear(path.destination_address, probe.port, link=path.destination_link) for path in paths]
+        try:
+            return probe, await MtuResponder.open(ears, bytes.fromhex(probe.nonce)[:NONCE_BYTES])
+        except BaseException as error:
+            await probe.close()
+            # somebody's datagram socket that the kernel gave a port of our range
+            if not isinstance(error.__cause__, OSError) or error.__cause__.errno != errno.EADDRINUSE:
+                raise
+            passed_over.add(probe.port)
 
 
 def any_address(like: str) -> str:
