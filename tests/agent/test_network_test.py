@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -90,7 +91,7 @@ class Host:
 
     def is_quiet(self) -> bool:
         """Whether nothing of a test is left here."""
-        (link,) = self.networking.networks.links
+        link = self.networking.networks.links[0]
         address = link.addresses[0].partition("/")[0]
         for port in PORTS:
             for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
@@ -149,6 +150,18 @@ async def test_what_the_destination_s_list_does_not_allow_is_not_probed(a: Host,
     with pytest.raises(NoCommonNetwork, match="denied"):
         await a.tests.run("B")
     assert a.is_quiet() and b.is_quiet()
+
+
+async def test_a_nic_without_a_carrier_is_a_fault(a: Host, b: Host) -> None:
+    for host, address in ((a, "10.9.9.1/24"), (b, "10.9.9.2/24")):
+        pulled = LinkFacts("eth7", 7, "physical", 0, 1500, host is a, "", 1, (address,))
+        host.networking.networks = replace(host.networking.networks, links=(*host.networking.networks.links, pulled))
+    view = await a.tests.run("B")
+    assert [(each.network, each.level, each.port_open) for each in view.paths] == [
+        ("127.0.0.0/8", "fine", True), ("10.9.9.0/24", "fault", False),
+    ]  # fmt: skip
+    assert view.paths[1].verdict == "eth7 of B has no carrier." and view.paths[1].measured is None
+    assert [each.what for each in view.left_out] == []
 
 
 async def test_what_the_destination_did_not_open_is_told(a: Host, b: Host, monkeypatch: pytest.MonkeyPatch) -> None:

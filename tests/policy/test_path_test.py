@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from livemove.policy.mtu import End, PathMeasure
-from livemove.policy.path_test import Assessment, Door, Level, assess
+from livemove.policy.path_test import Assessment, Door, Level, assess, assess_dormant
+from livemove.policy.paths import HostNetworks, LinkFacts, Path
 
 A, B = End("A", "eth1", 9000), End("B", "eth2", 9000)
 WHOLE = PathMeasure(9000, 9000, 0.001, alive=True)
@@ -37,3 +38,21 @@ def test_the_worst_is_said(
     assert verdict in found.verdict and remedy in found.remedy
     assert bool(found.verdict) is bool(found.remedy) is (level is not Level.FINE)
     assert (found == Assessment(Level.FINE)) is (level is Level.FINE)
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "says"),
+    [
+        (False, True, "eth1 of A has no carrier."),
+        (True, False, "eth2 of B has no carrier."),
+        (False, False, "eth1 of A and eth2 of B have no carrier."),
+    ],
+)
+def test_nics_without_a_carrier_are_named(here: bool, there: bool, says: str) -> None:
+    def host(name: str, nic: str, carrier: bool) -> HostNetworks:
+        other = LinkFacts("eth9", 3, "physical", 0, 1500, False, "", 1, ())
+        return HostNetworks(name, (LinkFacts(nic, 2, "physical", 0, 1500, carrier, "", 1, ()), other))
+
+    path = Path("10.1.0.1", "10.1.0.2", "10.1.0.0/24", "", "eth1", "eth2", 2, 0, 1500)
+    found = assess_dormant(path, host("A", "eth1", here), host("B", "eth2", there))
+    assert (found.level, found.verdict) == (Level.FAULT, says) and "cable" in found.remedy

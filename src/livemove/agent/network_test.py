@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from livemove.agent.arrival_connection import ArrivalConnection
@@ -35,11 +35,12 @@ from livemove.base.tasks import spawn
 from livemove.migration.path_report import measured
 from livemove.migration.receiving import probe_port
 from livemove.network.mtu import probe_paths
+from livemove.policy.dormant import dormant_paths
 from livemove.policy.host_setup import Side, changes_for
 from livemove.policy.mtu import PathMeasure, end_of, name_unlike
 from livemove.policy.path_choice import choose_paths
-from livemove.policy.path_test import Door, assess
-from livemove.policy.paths import HostNetworks, NetworkRule, Path, PathWish, UsePaths
+from livemove.policy.path_test import Assessment, Door, assess, assess_dormant
+from livemove.policy.paths import HostNetworks, NetworkRule, Path, PathPlan, PathWish, UsePaths
 from livemove.wire.mtu_probe import NONCE_BYTES
 
 #: Tests at a time, in each direction: each has a port of the range, and a few dozen packets in flight.
@@ -49,6 +50,9 @@ OPEN_S = 15.0
 #: How long a connection over a path is waited for whose datagrams were not answered: a SYN is repeated after 1 s.
 _SILENT_PATIENCE_S = 1.5
 _ALL = PathWish(UsePaths.ALL)
+
+#: Source and destination.
+_Hosts = tuple[HostNetworks, HostNetworks]
 
 
 @dataclass(slots=True)
@@ -172,21 +176,32 @@ class NetworkTests:
         await self._networking.changes.apply(test, changes_for(paths, Side.SOURCE, clamp={}, multipath=False))
         measures = await probe_paths(paths, doors.port, bytes.fromhex(doors.nonce)[:NONCE_BYTES])
         tried = await asyncio.gather(*(_connect(path, measures[path], doors) for path in paths))
-        left_out = [LeftOutPath(what=each.what, reason=each.reason) for each in plan.left_out]
-        left_out += [
-            LeftOutPath(what=f"{path.source_address} to {path.destination_address}", reason=f"{theirs.host} does not admit it")
-            for path in plan.paths
-            if path not in paths
-        ]  # fmt: skip
+        ends = own, theirs
+        dormant = dormant_paths(plan, own, theirs, rules, _ALL)
         carried = {path: min(measure.mtu_out, measure.mtu_in) for path, measure in measures.items() if measure.alive}
         return NetworkTestView(
-            source=own.host, destination=theirs.host, port=doors.port, left_out=tuple(left_out),
-            paths=tuple(
-                _probed(path, measures[path], door, own, theirs)
-                for path, door in zip(paths, tried, strict=True)
+            source=own.host, destination=theirs.host, port=doors.port,
+            left_out=tuple(_left_out(plan, paths, dormant, ends)),
+            paths=(
+                *(_probed(path, measures[path], door, ends) for path, door in zip(paths, tried, strict=True)),
+                *(_view(path, None, assess_dormant(path, *ends), ends, port_open=False) for path in dormant),
             ),
             notes=tuple(name_unlike(tuple(carried), carried)),
         )  # fmt: skip
+
+
+def _left_out(plan: PathPlan, tested: Sequence[Path], dormant: Sequence[Path], ends: _Hosts) -> Iterator[LeftOutPath]:
+    source, destination = ends
+    # those that only want a carrier have a row of their own
+    dark = {f"{source.host} {path.source_link} {path.source_address}" for path in dormant}
+    dark |= {f"{destination.host} {path.destination_link} {path.destination_address}" for path in dormant}
+    for each in plan.left_out:
+        if each.what not in dark:
+            yield LeftOutPath(what=each.what, reason=each.reason)
+    for path in plan.paths:
+        if path not in tested:
+            pair = f"{path.source_address} to {path.destination_address}"
+            yield LeftOutPath(what=pair, reason=f"{destination.host} does not admit it")
 
 
 async def _connect(path: Path, measure: PathMeasure, doors: DoorsAnswer) -> Door:
@@ -202,16 +217,22 @@ async def _connect(path: Path, measure: PathMeasure, doors: DoorsAnswer) -> Door
     return Door(address, port)
 
 
-def _probed(
-    path: Path, measure: PathMeasure, door: Door, source: HostNetworks, destination: HostNetworks
+def _probed(path: Path, measure: PathMeasure, door: Door, ends: _Hosts) -> ProbedPath:
+    source, destination = ends
+    found = assess(measure, door, end_of(source, path.source_link), end_of(destination, path.destination_link))
+    return _view(path, measure if measure.alive else None, found, ends, port_open=not door.closed)
+
+
+def _view(
+    path: Path, measure: PathMeasure | None, found: Assessment, ends: _Hosts, *, port_open: bool
 ) -> ProbedPath:  # fmt: skip
-    ends = end_of(source, path.source_link), end_of(destination, path.destination_link)
-    found = assess(measure, door, *ends)
+    source, destination = ends
     return ProbedPath(
         source_address=path.source_address, destination_address=path.destination_address, network=path.network,
-        name=path.name, source_link=path.source_link, destination_link=path.destination_link, source_mtu=ends[0].mtu,
-        destination_mtu=ends[1].mtu, measured=measured(measure) if measure.alive else None,
-        port_open=not door.closed, level=found.level.value, verdict=found.verdict, remedy=found.remedy,
+        name=path.name, source_link=path.source_link, destination_link=path.destination_link,
+        source_mtu=end_of(source, path.source_link).mtu, destination_mtu=end_of(destination, path.destination_link).mtu,
+        measured=measured(measure) if measure is not None else None, port_open=port_open, level=found.level.value,
+        verdict=found.verdict, remedy=found.remedy,
     )  # fmt: skip
 
 

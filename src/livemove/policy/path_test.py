@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from livemove.policy.mtu import End, OnBlackHole, PathMeasure, Use, judge, name_filtered
+from livemove.policy.paths import HostNetworks, Path
 
 
 class Level(Enum):
@@ -49,3 +50,13 @@ def assess(measure: PathMeasure, door: Door, source: End, destination: End) -> A
     if verdict.use is not Use.USE:
         return Assessment(Level.FAULT, verdict.sentence, verdict.remedy)
     return Assessment(Level.WARNING if verdict.sentence else Level.FINE, verdict.sentence, verdict.remedy)
+
+
+def assess_dormant(path: Path, source: HostNetworks, destination: HostNetworks) -> Assessment:
+    """A path that there would be if its NICs had a carrier."""
+    ends = ((source, path.source_link), (destination, path.destination_link))
+    dark = [
+        f"{name} of {host.host}" for host, name in ends for link in host.links if link.name == name and not link.carrier
+    ]
+    verdict = f"{' and '.join(dark)} {'have' if len(dark) > 1 else 'has'} no carrier."
+    return Assessment(Level.FAULT, verdict, "Plug in the cable, or switch on the port at its other end.")
