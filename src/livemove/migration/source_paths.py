@@ -186,7 +186,7 @@ class SourcePaths:
             async with asyncio.timeout(patience_s):
                 await probe_port(path.destination_address, port, nonce, source=path.source_address)
         except TimeoutError:
-            return _Dead(path, PortClosed(f"Nothing that {text_of(path)} is sent arrives: the path is dead."), True)
+            return _Dead(path, PortClosed("Nothing arrives that is sent over it: the path is dead."), True)
         except PortClosed as error:
             return _Dead(path, error, not measure.alive)
         return Probed(path, measure)
