@@ -38,6 +38,7 @@ from livemove.network.keeper_words import (
     config_line,
     report_of,
 )
+from livemove.network.mptcp import Mptcp
 from livemove.network.path_keeper import PathKeeper
 from livemove.network.sockets import ESTABLISHED, SocketDiag, SocketFacts
 
@@ -568,6 +569,38 @@ async def test_two_journeys_share_the_cables_and_not_their_paths() -> None:
                 await keeper.close()
         assert first.errors == []
         await world.empty()
+
+
+async def test_a_journey_to_another_host_on_the_same_port_is_none_of_ours() -> None:
+    """Each destination takes its first free port, so the numbers are the same more often than not."""
+    hosts = TwoHosts(4)  # the last two cables stand for another destination's
+    world = Kept(hosts)
+    try:
+        for side in SIDES:
+            await world.start(side, paths=config(hosts, side).paths[:2])
+        with contextlib.ExitStack() as stack:
+            with hosts.inside("source"):
+                kernel = Mptcp()
+            stack.callback(kernel.close)
+            other = await asyncio.to_thread(lambda: Traffic(hosts, 1, first=2))
+            stack.callback(other.stop)
+            with hosts.inside("source"):
+                diag = SocketDiag()
+            stack.callback(diag.close)
+            [first] = diag.dump(remote_port=PORT)
+            await eventually(lambda: diag.dump(remote_port=PORT)[0].fully_established, lambda: str(first))
+            kernel.create_subflow(first.token, hosts.address("source", 3), hosts.address("destination", 3), PORT)
+            await eventually(lambda: len(diag.dump(remote_port=PORT)) == 2, lambda: "no second subflow")
+            await asyncio.sleep(0.5)
+            assert len(diag.dump(remote_port=PORT)) == 2
+            assert world.heard("source", UnplannedPair) == []
+            await asyncio.to_thread(other.stop)
+        totals = await world.totals("source")
+        assert totals.unplanned == () and all(path.subflows == 0 for path in totals.paths)
+    finally:
+        for keeper in world.keepers.values():
+            await keeper.close()
+        hosts.close()
 
 
 # Section: the process

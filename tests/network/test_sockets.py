@@ -97,12 +97,12 @@ def test_real_sockets_are_found_counted_and_ended(ipv6: bool, protocol: int) -> 
         ours, theirs = stack.enter_context(connected(hosts, protocol))
         port = theirs.getsockname()[1]
         with hosts.inside("source"):
-            source = SocketLedger(port, listening=False)
+            source = SocketLedger(port, remotes=[hosts.address("destination", 0)])
             stack.callback(source.close)
             diag = SocketDiag()
             stack.callback(diag.close)
         with hosts.inside("destination"):
-            destination = SocketLedger(port, listening=True)
+            destination = SocketLedger(port)
             stack.callback(destination.close)
         ours.sendall(bytes(300_000))
         received = 0
@@ -137,7 +137,7 @@ def test_settling_ends_although_a_socket_stays_open() -> None:
         stack.callback(hosts.close)
         ours, theirs = stack.enter_context(connected(hosts, socket.IPPROTO_TCP))
         with hosts.inside("source"):
-            ledger = SocketLedger(theirs.getsockname()[1], listening=False)
+            ledger = SocketLedger(theirs.getsockname()[1], remotes=[hosts.address("destination", 0)])
         stack.callback(ledger.close)
         ledger.scan()
         begun = time.monotonic()

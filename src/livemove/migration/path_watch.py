@@ -30,7 +30,7 @@ from livemove.network.keeper_words import (
     SubflowsVerified,
     UnplannedPair,
 )
-from livemove.network.ledger import SocketLedger, counters_of
+from livemove.network.ledger import SocketLedger, counters_of, ledger_of
 from livemove.network.path_keeper import PathKeeper
 
 #: How long the kernel may take to tell of the last socket's end.
@@ -136,7 +136,7 @@ class CountedPaths:
         self._planned = {(path.local, path.remote): path.path for path in config.paths}
         self._ledger: SocketLedger | None = None
         with contextlib.suppress(OSError):
-            self._ledger = SocketLedger(config.port, listening=config.role == "destination")
+            self._ledger = ledger_of(config)
             asyncio.get_running_loop().add_reader(self._ledger.fileno(), self._read)
         # the kernel tells nothing of an MPTCP connection's first subflow when it has ended
         self._scanning = spawn(self._scan_on(), name="count bytes of paths") if config.multipath else None

@@ -45,7 +45,7 @@ from livemove.network.keeper_words import (
     UnplannedPair,
     config_of,
 )
-from livemove.network.ledger import PairTotals, SocketLedger, counters_of
+from livemove.network.ledger import PairTotals, counters_of, ledger_of
 from livemove.network.mptcp import Mptcp
 from livemove.network.mptcp_health import explained, read_counters
 from livemove.network.progress import Progress, Verification
@@ -77,7 +77,7 @@ class Keeper:
         self._is_source = config.role == "source"
         role = Role.SOURCE if self._is_source else Role.DESTINATION
         self._limits = LivenessLimits.for_rounds(config.interval_s, config.dead_after_s, config.heal_after_s)
-        self._ledger = SocketLedger(config.port, listening=not self._is_source)
+        self._ledger = ledger_of(config)
         self._mptcp = Mptcp() if config.multipath else None
         self._carriers = Carriers(path.link for path in config.paths)
         self._exchange = Exchange(role, list(self._paths), int.from_bytes(os.urandom(4), "big") or 1)

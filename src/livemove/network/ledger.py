@@ -9,12 +9,12 @@ the end of a copy the connections are quiet for longer than two dumps are apart,
 from __future__ import annotations
 
 import select
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
 from livemove.base.clock import Clock, SystemClock
 from livemove.network import sockets
-from livemove.network.keeper_words import PathCounters
+from livemove.network.keeper_words import KeeperConfig, PathCounters
 from livemove.network.netlink_notes import SOCK_DIAG, Listener
 from livemove.network.sockets import SocketDiag, SocketFacts
 
@@ -92,13 +92,16 @@ class SocketLedger:
 
     Usable with any loop: :meth:`fileno` is readable when there are notes, then :meth:`read_notes`.
 
-    :param port: the journey's; local at the destination, remote at the source.
-    :param listening: this is the destination.
+    :param port: the journey's.
+    :param remotes: at the source, the destination's addresses: other destinations may use the same port for other journeys. A
+        subflow to another address counts when its connection has one to these. Empty at the destination, where the port is
+        the journey's alone.
     Raises OSError when the kernel has no sock_diag.
     """
 
-    def __init__(self, port: int, *, listening: bool) -> None:
-        self._port, self._listening = port, listening
+    def __init__(self, port: int, *, remotes: Collection[str] = ()) -> None:
+        self._port, self._remotes = port, frozenset(remotes)
+        self._tokens: set[int] = set()
         self._tally = Tally()
         self._notes = Listener(SOCK_DIAG, sockets.ENDED_GROUPS)
         try:
@@ -125,8 +128,12 @@ class SocketLedger:
 
     def scan(self) -> list[SocketFacts]:
         """All living sockets of the journey, taken into the tally. Raises OSError."""
-        ports = {"local_port" if self._listening else "remote_port": self._port}
-        found = self._diag.dump(**ports)
+        if not self._remotes:
+            found = self._diag.dump(local_port=self._port)
+        else:
+            sharing = self._diag.dump(remote_port=self._port)
+            self._tokens |= {facts.token for facts in sharing if facts.remote in self._remotes and facts.token}
+            found = [facts for facts in sharing if facts.remote in self._remotes or facts.token in self._tokens]
         self._tally.seen(found)
         return found
 
@@ -150,11 +157,19 @@ class SocketLedger:
                 return
             select.select([self._notes], [], [], min(left_s, 0.02))
 
-    def _is_ours(self, facts: SocketFacts) -> bool:
-        # one that was disconnected has lost its ports, and a listener never had a remote one
-        if self._tally.knows(facts.cookie):
+    def _is_ours(self, ended: SocketFacts) -> bool:
+        # one that was disconnected has lost its ports
+        if self._tally.knows(ended.cookie):
             return True
-        return facts.remote_port > 0 and (facts.local_port if self._listening else facts.remote_port) == self._port
+        if self._remotes:
+            return ended.remote_port == self._port and ended.remote in self._remotes
+        return ended.local_port == self._port and ended.remote_port > 0  # and no listener
+
+
+def ledger_of(config: KeeperConfig) -> SocketLedger:
+    """The ledger of a journey on this side. Raises OSError."""
+    is_source = config.role == "source"
+    return SocketLedger(config.port, remotes=[path.remote for path in config.paths] if is_source else ())
 
 
 def counters_of(path: int, pair: Pair, total: PairTotals) -> PathCounters:
