@@ -17,7 +17,6 @@ on their account. When its stdin ends it ends too and leaves all connections as 
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import select
@@ -28,13 +27,13 @@ from dataclasses import replace
 from livemove.base.clock import Clock, SystemClock
 from livemove.network.carrier import Carriers
 from livemove.network.heartbeat import Exchange, PathSocket
+from livemove.network.journey_sockets import JourneySockets
 from livemove.network.keeper_pipes import Inbox, Outbox
 from livemove.network.keeper_words import (
     AllowanceHeard,
     Counters,
     KeeperConfig,
     KeeperTotals,
-    KeeperTrouble,
     PathCounters,
     PathDied,
     PathHealed,
@@ -42,28 +41,16 @@ from livemove.network.keeper_words import (
     PathStalled,
     Ready,
     Refused,
-    UnplannedPair,
     config_of,
 )
-from livemove.network.ledger import PairTotals, counters_of, ledger_of
-from livemove.network.mptcp import Mptcp
-from livemove.network.mptcp_health import explained, read_counters
-from livemove.network.progress import Progress, Verification
-from livemove.network.sockets import ESTABLISHED, SYN_SENT, SocketFacts
-from livemove.network.subflows import Connections
 from livemove.policy import liveness
 from livemove.policy.liveness import Change, LivenessLimits, PathFacts, Verdict
 from livemove.wire.heartbeat import Role
 
 _COUNTERS_EVERY_S = 1.0
 _ALLOWANCE_EVERY_S = 0.5
-# Reading the sockets means walking all of the host's: on one with very many, no more than this share of the time.
-_SCAN_SHARE = 1 / 40
 # A path is suspicious after a round and a half without news: its sockets are read at every round from then on.
 _SUSPICIOUS_ROUNDS = 1.5
-_SETTLE_S = 0.3
-# A retransmission that is due within this time is waited for.
-_STUCK_S = 0.3
 _STDIN, _STDOUT = 0, 1
 
 
@@ -72,47 +59,31 @@ class Keeper:
 
     def __init__(self, config: KeeperConfig, inbox: Inbox, outbox: Outbox, clock: Clock) -> None:
         self._config, self._inbox, self._outbox, self._clock = config, inbox, outbox, clock
-        self._paths = {path.path: path for path in config.paths}
-        self._pairs = {(path.local, path.remote): path.path for path in config.paths}
-        self._is_source = config.role == "source"
-        role = Role.SOURCE if self._is_source else Role.DESTINATION
-        self._limits = LivenessLimits.for_rounds(config.interval_s, config.dead_after_s, config.heal_after_s)
-        self._ledger = ledger_of(config)
-        self._mptcp = Mptcp() if config.multipath else None
-        self._carriers = Carriers(path.link for path in config.paths)
-        self._exchange = Exchange(role, list(self._paths), int.from_bytes(os.urandom(4), "big") or 1)
+        self._links = {path.path: path.link for path in config.paths}
+        role = Role.SOURCE if config.role == "source" else Role.DESTINATION
+        self._carriers = Carriers(self._links.values())
+        self._journey = JourneySockets(config, self._carriers, outbox.say, clock)
+        self._exchange = Exchange(role, list(self._links), int.from_bytes(os.urandom(4), "big") or 1)
         self._sockets = [PathSocket(path, role, config.port, bytes.fromhex(config.key)) for path in config.paths]
-        self._connections = Connections(self._pairs, config.port, listening=not self._is_source)
-        self._progress = Progress(self._pairs, 6 * config.interval_s)
-        self._verification = Verification()
-        # the first address of a connection is 0; the same one for the same local address as long as it lives
-        locals_ = list(dict.fromkeys(path.local for path in config.paths))
-        self._address_ids = {local: number + 1 for number, local in enumerate(locals_)}
-        self._counters_before = read_counters()
         now_s = clock.monotonic_s()
+        self._limits = LivenessLimits.for_rounds(config.interval_s, config.dead_after_s, config.heal_after_s)
         dead = frozenset(path.path for path in config.paths if path.dead)
-        self._liveness = liveness.begin(tuple(self._paths), now_s, dead=dead)
-        self._condemned: set[int] = set()
-        self._found: list[SocketFacts] = []
-        self._unplanned: set[tuple[str, str]] = set()
-        self._removed = dict.fromkeys(self._paths, 0)
-        self._silence_s = dict.fromkeys(self._paths, 0.0)
+        self._liveness = liveness.begin(tuple(self._links), now_s, dead=dead)
+        self._removed = dict.fromkeys(self._links, 0)
+        self._silence_s = dict.fromkeys(self._links, 0.0)
         self._expected = config.connections
         self._allowed: dict[int, int] = {}
         self._said_allowance: tuple[float, dict[str, int]] | None = None
-        self._scan_due_s = self._counted_s = now_s
-        self._troubles: set[str] = set()
+        self._counted_s = now_s
         self._finishing = False
 
     def run(self) -> None:
         """Until told to finish, or the agent is gone. Raises OSError only for what makes going on senseless."""
         readers: dict[int, Callable[[], None]] = {
             _STDIN: self._read_commands,
-            self._ledger.fileno(): self._ledger.read_notes,
             self._carriers.fileno(): self._carriers.read,
+            **self._journey.readers,
         }
-        if self._mptcp is not None:
-            readers[self._mptcp.fileno()] = self._read_events
         poll = self._polled(readers)
         self._outbox.say(Ready(os.getpid()))
         self._obey(self._inbox.lines(readable=False))
@@ -131,10 +102,10 @@ class Keeper:
                 self._round(now_s)
                 if self._renew_sockets():
                     poll = self._polled(readers)
-            elif self._is_source:
-                self._make_subflows(now_s)
+            else:
+                self._journey.make(self._liveness.living, now_s)
         if self._finishing:
-            self._ledger.settle(_SETTLE_S, self._clock)
+            self._journey.settle()
             self._outbox.say(KeeperTotals(*self._counted()))
             self._outbox.drain()
 
@@ -164,18 +135,9 @@ class Keeper:
                     case "finish":
                         self._finishing = True
                     case other:
-                        self._trouble(f"There is no command {other!r}.")
+                        self._journey.trouble(f"There is no command {other!r}.")
             except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-                self._trouble(f"A command cannot be read: {error}.")
-
-    def _read_events(self) -> None:
-        assert self._mptcp is not None
-        events, lost = self._mptcp.events()
-        for event in events:
-            self._connections.note(event)
-        if lost:
-            self._connections.clear()
-            self._scan(self._clock.monotonic_s())
+                self._journey.trouble(f"A command cannot be read: {error}.")
 
     def _hear(self) -> None:
         now_s = self._clock.monotonic_s()
@@ -190,12 +152,11 @@ class Keeper:
         self._outbox.flush()
         if self._config.multipath:
             self._judge(now_s)
-        elif now_s >= self._scan_due_s:
-            self._scan(now_s)
+        elif self._journey.is_due(now_s):
+            self._journey.read(now_s)
         self._send()
-        if self._is_source:
-            self._make_subflows(now_s)
-            self._tell_allowance(now_s)
+        self._journey.make(self._liveness.living, now_s)
+        self._tell_allowance(now_s)
         if now_s - self._counted_s >= _COUNTERS_EVERY_S:
             self._counted_s = now_s
             self._outbox.say(Counters(*self._counted()))
@@ -203,10 +164,10 @@ class Keeper:
     def _judge(self, now_s: float) -> None:
         suspicious_s = _SUSPICIOUS_ROUNDS * self._config.interval_s
         suspicious = any(self._silent_s(path, now_s) > suspicious_s for path in self._liveness.living)
-        if suspicious or now_s >= self._scan_due_s:
-            self._scan(now_s)
-            self._verify(now_s)
-        facts = [self._facts(path) for path in self._paths]
+        if suspicious or self._journey.is_due(now_s):
+            self._journey.read(now_s)
+            self._journey.verify(self._expected, self._liveness.living, now_s)
+        facts = [self._facts(path) for path in self._links]
         self._liveness, verdicts = liveness.judge(self._liveness, facts, now_s, self._limits)
         for path in self._liveness.living:
             if self._exchange.answered[path].round_number:
@@ -224,13 +185,10 @@ class Keeper:
             self._exchange.heard[path].at_s,
             self._exchange.answered[path].round_number,
             self._exchange.answered[path].at_s,
-            self._progress.unmoved_s(path),
-            self._carriers.carries(self._paths[path].link),
+            self._journey.unmoved_s(path),
+            self._carriers.carries(self._links[path]),
             path in self._exchange.peer_dead,
         )
-
-    def _path_of(self, facts: SocketFacts) -> int | None:
-        return self._pairs.get((facts.local, facts.remote))
 
     def _silent_s(self, path: int, now_s: float) -> float:
         return now_s - max(self._exchange.answered[path].at_s, self._liveness.watching_since_s)
@@ -243,24 +201,12 @@ class Keeper:
             case Change.STALLED:
                 self._outbox.say(PathStalled(path, silence_ms))
             case Change.REVIVED:
-                self._scan(now_s)
-                renewed = self._renew(path) if self._is_source else 0
-                self._outbox.say(PathRevived(path, silence_ms, renewed))
+                self._outbox.say(PathRevived(path, silence_ms, self._journey.renew(path, now_s)))
             case Change.DIED:
                 self._removed[path] += 1
                 self._silence_s[path] = max(self._silence_s[path], verdict.silence_s)
-                self._scan(now_s)  # a first subflow's counters are gone once it is ended
-                destroyed = sum(self._end(facts) for facts in self._found if self._path_of(facts) == path)
-                self._connections.path_died(path)
+                destroyed = self._journey.end_path(path, now_s)
                 self._outbox.say(PathDied(path, silence_ms, verdict.reason.value, destroyed))
-
-    def _renew(self, path: int) -> int:
-        """End the subflows that would wait, perhaps for seconds, before they try again; new ones are made at once."""
-        stuck = self._progress.stuck(path, _STUCK_S)
-        renewed = sum(self._end(facts) for facts in self._found if facts.cookie in stuck)
-        if renewed:
-            self._scan(self._clock.monotonic_s())
-        return renewed
 
     def _send(self) -> None:
         self._exchange.next_round()
@@ -274,84 +220,12 @@ class Keeper:
         stale = [each for each in self._sockets if self._carriers.index(each.path.link) != each.index]
         return any([path_socket.open_again() for path_socket in stale])
 
-    # Section: sockets and subflows
-
-    def _scan(self, now_s: float) -> None:
-        self._found = self._ledger.scan()
-        self._scan_due_s = now_s + (self._clock.monotonic_s() - now_s) / _SCAN_SHARE
-        self._progress.note(self._found, now_s)
-        self._connections.adopt(self._found)
-        for facts in self._found:
-            if facts.cookie in self._condemned:
-                self._end(facts)
-            elif self._path_of(facts) is None and facts.state == ESTABLISHED:
-                self._unplanned_pair(facts)
-
-    def _end(self, facts: SocketFacts) -> bool:
-        """End a subflow so that its connection lives on; one for which that is not sure yet is ended later."""
-        if not facts.mptcp:
-            return False
-        if not facts.joined and not facts.fully_established:
-            self._condemned.add(facts.cookie)
-            return False
-        self._condemned.discard(facts.cookie)
-        try:
-            return self._ledger.destroy(facts)
-        except OSError as error:
-            self._trouble(f"A subflow of a dead path cannot be ended: {error.strerror}.")
-            return False
-
-    def _unplanned_pair(self, facts: SocketFacts) -> None:
-        ended = self._is_source and facts.joined and self._end(facts)
-        if (facts.local, facts.remote) not in self._unplanned:
-            self._unplanned.add((facts.local, facts.remote))
-            self._outbox.say(UnplannedPair(facts.local, facts.remote, ended))
-
-    def _make_subflows(self, now_s: float) -> None:
-        if self._mptcp is None or not len(self._connections):
-            return
-        lacking = self._connections.lacking(self._liveness.living, now_s)
-        if any(self._connections.tried(*each) for each in lacking):
-            self._scan(now_s)
-        for token, number in lacking:
-            path = self._paths[number]
-            if not self._is_to_be_made(token, number):
-                continue
-            try:
-                self._mptcp.create_subflow(
-                    token,
-                    path.local,
-                    path.remote,
-                    self._config.port,
-                    address_id=self._address_ids[path.local],
-                    interface=self._carriers.index(path.link) or path.index,
-                )
-            except OSError as error:
-                # it is closing; or it is not ours to extend, which the verification tells
-                if error.errno not in (errno.ESRCH, errno.ENOENT, errno.ENOTCONN, errno.EINVAL):
-                    self._trouble(f"A subflow from {path.local} to {path.remote} cannot be made: {error.strerror}.")
-
-    def _is_to_be_made(self, token: int, number: int) -> bool:
-        """Not if the last try came through after all; one that was not answered is ended, which TCP would repeat."""
-        if self._connections.tried(token, number):
-            for facts in self._found:
-                if facts.token == token and self._path_of(facts) == number:
-                    if facts.state != SYN_SENT:
-                        return False
-                    self._end(facts)
-        return True
-
-    def _verify(self, now_s: float) -> None:
-        plain = sum(facts.mptcp is False and facts.state == ESTABLISHED for facts in self._found)
-        for report in self._verification.check(self._connections, plain, self._expected, self._liveness.living, now_s):
-            self._outbox.say(explained(report, self._counters_before, source=self._is_source))
-
     # Section: what goes out
 
     def _tell_allowance(self, now_s: float) -> None:
         heard_s, by_path = self._exchange.heard_s, self._exchange.allowances
         allowed = {path.remote: by_path[path.path] for path in self._config.paths if path.path in by_path}
-        if heard_s is None or now_s - heard_s > _ALLOWANCE_EVERY_S:
+        if self._config.role != "source" or heard_s is None or now_s - heard_s > _ALLOWANCE_EVERY_S:
             return  # the agent sees by the silence that nobody speaks any more
         said = self._said_allowance
         if said is None or said[1] != allowed or now_s - said[0] >= _ALLOWANCE_EVERY_S:
@@ -360,22 +234,17 @@ class Keeper:
 
     def _counted(self) -> tuple[tuple[PathCounters, ...], tuple[PathCounters, ...]]:
         """Of planned and unplanned pairs."""
-        totals = self._ledger.totals()
-        planned = tuple(
+        planned, unplanned = self._journey.counted()
+        judged = tuple(
             replace(
-                counters_of(path.path, (path.local, path.remote), totals.pop((path.local, path.remote), PairTotals())),
-                living=path.path in self._liveness.living,
-                removed=self._removed[path.path],
-                longest_silence_ms=round(self._silence_s[path.path] * 1000, 1),
+                counters,
+                living=counters.path in self._liveness.living,
+                removed=self._removed[counters.path],
+                longest_silence_ms=round(self._silence_s[counters.path] * 1000, 1),
             )
-            for path in self._paths.values()
+            for counters in planned
         )
-        return planned, tuple(counters_of(-1, pair, total) for pair, total in totals.items())
-
-    def _trouble(self, text: str) -> None:
-        if text not in self._troubles and len(self._troubles) < 64:
-            self._troubles.add(text)
-            self._outbox.say(KeeperTrouble(text))
+        return judged, unplanned
 
 
 def _ask_for_priority() -> None:
