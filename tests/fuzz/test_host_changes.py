@@ -19,6 +19,7 @@ from .profile import altered, anything, fuzz
 ENTRIES = [
     {"kind": "sysctl", "key": "net/mptcp/enabled", "before": "0", "ours": "1", "journeys": ["j1"]},
     {"kind": "endpoint", "key": "10.0.0.11", "before": None, "ours": None, "journeys": ["j1"]},
+    {"kind": "neighbour", "key": "10.0.0.2 eth0", "before": None, "ours": None, "journeys": ["j1"]},
     {"kind": "mptcp", "key": "limits", "before": [2, 0], "ours": [8, 0], "journeys": ["j1", "j2"]},
     {
         "kind": "route", "key": "10.0.0.2", "before": "AiAAAP4CAAEAAAAACAAPAP4AAAA=", "journeys": ["j1"],
@@ -42,8 +43,8 @@ entries = st.lists(
 
 @fuzz
 @given(st.binary(max_size=60) | anything.map(record) | entries.map(record) | altered(record(ENTRIES)))
-@example(record([{**ENTRIES[2], "before": []}]))
-@example(record([{**ENTRIES[3], "ours": {"peer": "10.0.0.2", "link": 4, "source": ""}}]))
+@example(record([{**ENTRIES[3], "before": []}]))
+@example(record([{**ENTRIES[4], "ours": {"peer": "10.0.0.2", "link": 4, "source": ""}}]))
 def test_any_record_is_read_or_set_aside(data: bytes) -> None:
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "host-changes.json"
@@ -59,6 +60,6 @@ def test_a_whole_one_is_read() -> None:
         path = Path(directory) / "host-changes.json"
         path.write_bytes(record(ENTRIES))
         assert {journey: len(names) for journey, names in asyncio.run(HostChanges(path).held()).items()} == {
-            "j1": 4,
+            "j1": 5,
             "j2": 1,
         }

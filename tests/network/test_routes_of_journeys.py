@@ -15,6 +15,7 @@ from tests.network.kernel_snapshot import differences, snapshot
 from tests.network.wires import Wires, wires
 
 from livemove.network.host_changes import HostChanges
+from livemove.network.links import read_links
 from livemove.network.mtu import Ear, MtuResponder, probe_paths
 from livemove.policy.host_setup import Side, changes_for
 from livemove.policy.mtu import PathMeasure
@@ -25,9 +26,10 @@ PORT = 9000
 
 
 def apply(net: Wires, directory: FilePath, paths: Sequence[Path], clamp: dict[Path, int], *, multipath: bool) -> None:
-    """The changes of journey j1 on both hosts."""
-    for member, side in (("A", Side.SOURCE), ("B", Side.DESTINATION)):
-        changes = changes_for(paths, side, clamp=clamp, multipath=multipath)
+    """The changes of journey j1 on both hosts, in the order in which a journey makes them."""
+    for member, side in (("B", Side.DESTINATION), ("A", Side.SOURCE), ("B", Side.DESTINATION)):
+        links = net.inside(member, read_links).result(10)
+        changes = changes_for(paths, side, clamp=clamp, multipath=multipath, links=links)
         host = HostChanges(directory / f"{member}.json")
         assert net.inside(member, lambda: host.apply("j1", changes)).result(10) == []  # noqa: B023  (it ends here)
 
@@ -107,6 +109,7 @@ def test_two_nics_of_each_host_in_one_subnet_carry_what_is_planned_in_both_direc
     tmp_path: FilePath, sixth: bool, crossed: bool
 ) -> None:
     net_of, length = ("fd00::{}", 64) if sixth else ("10.0.0.{}", 24)
+    subnet = net_of.format(0) + f"/{length}"
     with wires("A", "B", bridges=["s0"]) as net:
         for member, first in (("A", 1), ("B", 11)):
             net.run(member, "sh", "-c", "echo 1 > /proc/sys/net/ipv4/conf/all/rp_filter")
@@ -117,18 +120,16 @@ def test_two_nics_of_each_host_in_one_subnet_carry_what_is_planned_in_both_direc
         before = {member: snapshot(net.namespace(member)) for member in ("A", "B")}
         paths = [
             Path(
-                net_of.format(1 + index), net_of.format(11 + other), "", "", f"eth{index}", f"eth{other}", 2 + index, 0, 1500,
+                net_of.format(1 + index), net_of.format(11 + other), subnet, "", f"eth{index}", f"eth{other}", 2 + index, 0, 1500,
                 shared_subnet=True,
             )
             for index, other in ((0, 1 if crossed else 0), (1, 0 if crossed else 1))
         ]  # fmt: skip
         # without the routes it is not as planned, whatever carries it: else this test would prove nothing
         assert [carries(net, path, 1.0) and carriers(net, path) == planned(path) for path in paths] != [True, True]
-        forget_neighbours(net)
         apply(net, tmp_path, paths, {}, multipath=False)
         for path in (*paths, *paths):
             assert carriers(net, path) == planned(path)
-        assert sorted(learned(net)) == sorted(set(learned(net)))  # no address is known by the other NIC's MAC
         take_back(net, tmp_path)
         assert {member: differences(before[member], snapshot(net.namespace(member))) for member in before} == {
             "A": [],
@@ -136,19 +137,30 @@ def test_two_nics_of_each_host_in_one_subnet_carry_what_is_planned_in_both_direc
         }
 
 
-def forget_neighbours(net: Wires) -> None:
-    for member in ("A", "B"):
-        net.ip(member, "neigh flush all")
-
-
-def learned(net: Wires) -> list[str]:
-    """The MACs by which a peer's addresses are known on each NIC."""
-    return [
-        f"{member} {entry['lladdr']}"
-        for member in ("A", "B")
-        for entry in json.loads(net.run(member, "ip", "-j", "neigh"))
-        if "lladdr" in entry and not entry["dst"].startswith("fe80")
-    ]
+@pytest.mark.qemu
+def test_a_nic_that_no_path_uses_gets_nothing_that_is_meant_for_the_one_beside_it(tmp_path: FilePath) -> None:
+    with wires("A", "B", bridges=["s0"]) as net:
+        for member, first in (("A", 1), ("B", 11)):
+            for index in range(2):
+                net.cable(member, f"eth{index}", "s0")
+                net.ip(member, f"addr add 10.0.0.{first + index}/24 dev eth{index}")
+        path = Path("10.0.0.2", "10.0.0.11", "10.0.0.0/24", "", "eth1", "eth0", 3, 0, 1500, shared_subnet=True)
+        macs = {
+            (member, link["ifname"]): link["address"]
+            for member in ("A", "B")
+            for link in json.loads(net.run(member, "ip", "-j", "link"))
+        }
+        # what a host may have learned when the other one's NICs answered for each other
+        net.ip("A", f"neigh replace 10.0.0.11 lladdr {macs['B', 'eth1']} dev eth1 nud reachable")
+        net.ip("B", f"neigh replace 10.0.0.2 lladdr {macs['A', 'eth0']} dev eth0 nud reachable")
+        apply(net, tmp_path, [path], {}, multipath=False)
+        assert carriers(net, path) == planned(path)
+        take_back(net, tmp_path)
+        # an administrator's entry is theirs
+        net.ip("A", f"neigh replace 10.0.0.11 lladdr {macs['B', 'eth0']} dev eth1 nud permanent")
+        apply(net, tmp_path, [path], {}, multipath=False)
+        assert "PERMANENT" in net.run("A", "ip", "neigh", "show", "10.0.0.11", "dev", "eth1")
+        take_back(net, tmp_path)
 
 
 @pytest.mark.qemu
@@ -177,7 +189,6 @@ def test_one_nic_of_the_peer_for_two_of_ours(tmp_path: FilePath) -> None:
         # a probe is bound to its NIC, as a subflow is; the host's routes lead through one of the two
         assert [one.alive for one in measured(net, paths)] != [True, True]
         apply(net, tmp_path, paths, {}, multipath=True)
-        forget_neighbours(net)
         assert [(one.mtu_out, one.mtu_in, one.alive) for one in measured(net, paths)] == [(1500, 1500, True)] * 2
         take_back(net, tmp_path)
 

@@ -6,6 +6,7 @@ import pytest
 
 from livemove.policy.host_setup import (
     Change,
+    ForgottenNeighbour,
     HostRoute,
     ImplicitEndpoint,
     MptcpLimits,
@@ -13,7 +14,7 @@ from livemove.policy.host_setup import (
     Sysctl,
     changes_for,
 )
-from livemove.policy.paths import Path
+from livemove.policy.paths import LinkFacts, Path
 
 FIRST = Path("10.0.0.1", "10.0.0.11", "10.0.0.0/24", "", "a0", "b0", 2, 0, 9000)
 SECOND = Path("10.1.0.1", "10.1.0.11", "10.1.0.0/24", "", "a1", "b1", 3, 0, 1500)
@@ -50,17 +51,20 @@ def own_arp(link: str) -> list[Change]:
             [ON, MptcpLimits(8), ImplicitEndpoint("10.0.0.11"), HostRoute("10.0.0.1", "b0", "10.0.0.11"),
              ImplicitEndpoint("10.1.0.11"), HostRoute("10.1.0.1", "b1", "10.1.0.11")],
         ),
-        ([SHARED], Side.SOURCE, {}, False, [*own_arp("a3"), HostRoute("10.0.0.12", "a3", "10.0.0.2")]),
+        (
+            [SHARED], Side.SOURCE, {}, False,
+            [*own_arp("a3"), HostRoute("10.0.0.12", "a3", "10.0.0.2"), ForgottenNeighbour("10.0.0.12", "a3")],
+        ),
         ([SHARED_SIXTH], Side.SOURCE, {}, False, [HostRoute("fd00::12", "a4", "fd00::2")]),
         (
             [FIRST, CROSSED, CROSSED], Side.SOURCE, {FIRST: 1500}, False,
             [HostRoute("10.0.0.11", "a0", "10.0.0.1", mtu=1500, advmss=1460), *own_arp("a5"),
-             Sysctl("net/ipv4/conf/a5/rp_filter", "2")],
+             Sysctl("net/ipv4/conf/a5/rp_filter", "2"), ForgottenNeighbour("10.0.0.11", "a5")],
         ),
         (
             [FIRST, CROSSED], Side.DESTINATION, {FIRST: 1500}, False,
             [HostRoute("10.0.0.1", "b0", "10.0.0.11", mtu=1500, advmss=1460), *own_arp("b0"),
-             HostRoute("10.0.0.3", "b0", "10.0.0.11")],
+             HostRoute("10.0.0.3", "b0", "10.0.0.11"), ForgottenNeighbour("10.0.0.3", "b0")],
         ),
         ([SHARED_SIXTH, CROSSED_SIXTH], Side.SOURCE, {}, False, [HostRoute("fd00::12", "a4", "fd00::2")]),
     ],
@@ -69,3 +73,15 @@ def test_what_a_side_needs(
     paths: list[Path], side: Side, clamp: dict[Path, int], multipath: bool, expected: list[Change]
 ) -> None:
     assert changes_for(paths, side, clamp=clamp, multipath=multipath) == expected
+
+
+def test_a_nic_that_no_path_uses_does_not_answer_for_the_one_in_its_subnet_that_a_path_does() -> None:
+    def link(name: str, *addresses: str) -> LinkFacts:
+        return LinkFacts(name, 1, "physical", 0, 1500, True, "", 1, addresses)
+
+    links = [link("a1", "10.1.0.1/24"), link("a3", "10.0.0.2/24"), link("a9", "10.2.0.1/24", "10.0.0.9/24")]
+    assert changes_for([SHARED], Side.SOURCE, clamp={}, multipath=False, links=links)[:4] == [
+        *own_arp("a3"),
+        *own_arp("a9"),
+    ]
+    assert changes_for([FIRST], Side.SOURCE, clamp={}, multipath=False, links=links) == []

@@ -75,7 +75,8 @@ class ArrivalConnection:
         return connection
 
     async def _change(self, paths: Sequence[Path], *, clamp: Mapping[Path, int], multipath: bool) -> None:
-        changes = changes_for(paths, Side.DESTINATION, clamp=clamp, multipath=multipath)
+        links = (await self._networking.own()).links
+        changes = changes_for(paths, Side.DESTINATION, clamp=clamp, multipath=multipath, links=links)
         self.notes = tuple(await self._networking.changes.apply(self._journey, changes))
 
     async def hand_to_qemu(self, asked: AskListen) -> str:

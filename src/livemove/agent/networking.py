@@ -165,7 +165,7 @@ def _at_destination(pair: PathPair, links: Sequence[LinkFacts]) -> Path:
                 others = sum(subnet in map(subnet_of, other.addresses) for other in links)
                 return Path(
                     pair.source, pair.destination, subnet, "", "", link.name, 0, link.speed_bytes_per_s, link.mtu,
-                    shared_subnet=others > 1,
+                    shared_subnet=pair.shared_subnet or others > 1,
                 )  # fmt: skip
     raise NetworkMissing(
         f"No NIC has the address {pair.destination} any more.",

@@ -116,10 +116,14 @@ class SetNetworks(Model):
 
 
 class PathPair(Model):
-    """A path by its two addresses."""
+    """A path by its two addresses.
+
+    :param shared_subnet: one of the hosts has several NICs in its subnet.
+    """
 
     source: Address
     destination: Address
+    shared_subnet: bool = False
 
 
 class PathView(Model):

@@ -146,7 +146,10 @@ class SourcePaths:
     @property
     def pairs(self) -> list[PathPair]:
         """All candidates, as the destination is told them."""
-        return [PathPair(source=path.source_address, destination=path.destination_address) for path in self.candidates]
+        return [
+            PathPair(source=path.source_address, destination=path.destination_address, shared_subnet=path.shared_subnet)
+            for path in self.candidates
+        ]
 
     async def probe(self, port: int, nonce: str) -> None:
         """Find out which paths work, and how large their packets may be.
@@ -252,6 +255,7 @@ class SourcePaths:
             ListenPath(
                 source=each.path.source_address,
                 destination=each.path.destination_address,
+                shared_subnet=each.path.shared_subnet,
                 clamp_mtu=each.clamp_mtu,
                 dead=each.dead,
             )
@@ -272,7 +276,8 @@ class SourcePaths:
         await self._change([each.path for each in awake], clamp=clamp, multipath=multipath)
 
     async def _change(self, paths: Sequence[Path], *, clamp: Mapping[Path, int], multipath: bool) -> None:
-        changes = changes_for(paths, Side.SOURCE, clamp=clamp, multipath=multipath)
+        links = self._hosts[0].links
+        changes = changes_for(paths, Side.SOURCE, clamp=clamp, multipath=multipath, links=links)
         for note in await self._networking.changes.apply(self._journey, changes):
             self._tell(note, "warning")
 

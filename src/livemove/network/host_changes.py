@@ -52,6 +52,8 @@ class _Held:
                 return "The setting of MPTCP's limits"
             case "endpoint":
                 return f"The MPTCP endpoint {self.spot.key}"
+            case "neighbour":
+                return f"The neighbour {self.spot.key}"
         return f"The kernel parameter {self.spot.key}"
 
     def to_json(self) -> dict[str, Any]:
@@ -295,7 +297,7 @@ def _telling(spot: Spot, wanted: Sequence[_Held] = ()) -> Iterator[None]:
                 remedy="Give the agent CAP_NET_ADMIN and a writable /proc/sys, use one path, or make the changes by hand"
                 + (f": {by_hand}." if by_hand else "."),
             ) from error
-        if spot.kind == "route" or "/conf/" in spot.key:  # of a NIC
+        if spot.kind in ("route", "neighbour") or "/conf/" in spot.key:  # of a NIC
             raise NetworkMissing(
                 f"The host's network cannot be set up for the journey ({what}): {_reason(error)}.",
                 remedy="Check that the NICs and addresses of the plan are there and up, and run the command again.",

@@ -18,8 +18,9 @@ from livemove.base.errors import MissingPrerequisite
 from livemove.network import host_routes, netlink
 from livemove.network.mptcp import find_family
 from livemove.network.mptcp_endpoints import find_endpoint, remove_implicit_endpoint
+from livemove.network.neighbours import forget_neighbour
 from livemove.network.netlink import Netlink, attribute, attributes
-from livemove.policy.host_setup import Change, HostRoute, ImplicitEndpoint, MptcpLimits, Sysctl
+from livemove.policy.host_setup import Change, ForgottenNeighbour, HostRoute, ImplicitEndpoint, MptcpLimits, Sysctl
 
 _SYSCTLS = Path("/proc/sys")
 # linux/mptcp_pm.h
@@ -225,6 +226,43 @@ class EndpointSpot:
         return None, ""
 
 
+@dataclass(frozen=True, slots=True)
+class NeighbourSpot:
+    """What the kernel has learned of an address, as ``ADDRESS NIC``: forgotten, and never put back, because it is learned anew."""
+
+    key: str
+    kind: str = "neighbour"
+
+    def read(self) -> None:
+        return None
+
+    def is_same(self, now: None, before: None) -> bool:
+        return True
+
+    def is_ours(self, now: None, ours: None) -> bool:
+        return True
+
+    def is_as_wanted(self, now: None, ours: None) -> bool:
+        return False
+
+    def command(self, ours: None) -> str:
+        address, _, link = self.key.partition(" ")
+        return f"ip neigh flush to {address} dev {link}"
+
+    def put(self, ours: None) -> None:
+        address, _, link = self.key.partition(" ")
+        forget_neighbour(address, link)
+
+    def put_back(self, before: None) -> None:
+        pass
+
+    def begin(self, before: None, wanted: None) -> None:
+        return None
+
+    def agree(self, ours: None, wanted: None) -> tuple[None, str]:
+        return None, ""
+
+
 def spot_of(change: Change) -> tuple[Spot, Any] | None:
     """Where a change goes and what it puts there; None when this kernel has no such place and need not have it.
 
@@ -247,6 +285,8 @@ def spot_of(change: Change) -> tuple[Spot, Any] | None:
             return LimitsSpot(), [change.subflows, change.add_addr_accepted]
         case ImplicitEndpoint():
             return EndpointSpot(change.address), None
+        case ForgottenNeighbour():
+            return NeighbourSpot(f"{change.peer} {change.link}"), None
         case HostRoute():
             return RouteSpot(change.peer), asdict(change)
 
@@ -263,6 +303,9 @@ def spot_from(kind: str, key: str, before: Any, ours: Any) -> Spot:
         case "endpoint":
             if ours is None and (before is None or _is_pair(before)) and str(ipaddress.ip_address(key)) == key:
                 return EndpointSpot(key)
+        case "neighbour":
+            if before is None and ours is None and ipaddress.ip_address(key.partition(" ")[0]):
+                return NeighbourSpot(key)
         case "route":
             route = HostRoute(**ours)
             ipaddress.ip_address(key)

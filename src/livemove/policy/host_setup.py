@@ -11,6 +11,7 @@ Sysctl          ARP is answered by the NIC that has the address only (two NICs i
                 are made by us alone, and a path that was cut at the start does not switch it off for an hour
 MptcpLimits     the destination's kernel accepts further subflows; by default it accepts two at most
 ImplicitEndpoint  what the destination's kernel makes of each of its addresses that a further subflow arrives at, and keeps
+ForgottenNeighbour  what was learned of the peer's address before ARP was told apart may be the MAC of its other NIC
 ==============  ====================================================================================================
 
 Every one of them belongs to the whole network namespace, so other programs on the host see them while journeys run: a
@@ -24,7 +25,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from livemove.policy.paths import Path
+from livemove.policy.paths import LinkFacts, Path
+from livemove.policy.subnets import subnet_of
 
 #: The most that the kernel takes (MPTCP_PM_ADDR_MAX); a path that heals needs room beside the subflow that it lost.
 MOST_SUBFLOWS = 8
@@ -87,16 +89,28 @@ class ImplicitEndpoint:
     address: str
 
 
-Change = Sysctl | MptcpLimits | ImplicitEndpoint | HostRoute
+@dataclass(frozen=True, slots=True)
+class ForgottenNeighbour:
+    """The peer's link-layer address on our NIC is asked for anew."""
+
+    peer: str
+    link: str
 
 
-def changes_for(paths: Sequence[Path], side: Side, *, clamp: Mapping[Path, int], multipath: bool) -> list[Change]:
+Change = Sysctl | MptcpLimits | ImplicitEndpoint | HostRoute | ForgottenNeighbour
+
+
+def changes_for(
+    paths: Sequence[Path], side: Side, *, clamp: Mapping[Path, int], multipath: bool, links: Sequence[LinkFacts] = ()
+) -> list[Change]:
     """What this side's host needs for the paths of one journey, in the order in which it is to be made.
 
+    :param links: of this host: one that no path uses must not answer for one that a path does.
     :param clamp: the largest packet of those paths that carry less than their NICs are set to.
     :param multipath: QEMU's connections are MPTCP ones.
     """
     changes: list[Change] = []
+    forgotten: list[Change] = []
     if multipath:
         changes += _for_mptcp(side)
     routed: dict[str, str] = {}
@@ -105,7 +119,9 @@ def changes_for(paths: Sequence[Path], side: Side, *, clamp: Mapping[Path, int],
         if multipath and side is Side.DESTINATION:
             changes.append(ImplicitEndpoint(own))
         if path.shared_subnet and ":" not in own:
-            changes += _for_shared_subnet(link)
+            for name in (link, *_links_on(path.network, links)):
+                changes += _for_shared_subnet(name)
+            forgotten.append(ForgottenNeighbour(peer, link))
         if not (multipath or path in clamp or path.shared_subnet):
             continue
         if routed.setdefault(peer, link) != link:
@@ -115,7 +131,11 @@ def changes_for(paths: Sequence[Path], side: Side, *, clamp: Mapping[Path, int],
                 changes.append(Sysctl(f"net/ipv4/conf/{link}/rp_filter", "2"))
             continue
         changes.append(_route(link, own, peer, clamp.get(path, 0)))
-    return list(dict.fromkeys(changes))
+    return list(dict.fromkeys((*changes, *forgotten)))
+
+
+def _links_on(subnet: str, links: Sequence[LinkFacts]) -> list[str]:
+    return [link.name for link in links if subnet in map(subnet_of, link.addresses)]
 
 
 def _for_mptcp(side: Side) -> list[Change]:
