@@ -87,6 +87,8 @@ class Journey:
         monkeypatch.setattr(source_paths, "probe_paths", probe_paths)
         monkeypatch.setattr(source_paths, "probe_port", probe_port)
         monkeypatch.setattr(source_paths, "DEAD_PATIENCE_S", 0.02)
+        # the kernel sends from the address of the plan; with last number 1 on every network
+        monkeypatch.setattr(source_paths, "source_address_towards", lambda peer: peer.rpartition(".")[0] + ".1")
 
     def _of(self, address: str) -> tuple[PathMeasure, str]:
         return self.found[int(address.split(".")[1])]
@@ -168,3 +170,14 @@ async def test_what_is_refused(
     with pytest.raises(kind) as caught:
         await journey.probe()
     assert says in caught.value.message and remedy in caught.value.remedy
+
+
+async def test_a_path_whose_peer_the_kernel_would_reach_from_another_address_gets_a_route(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """QEMU binds to no address, and the destination's packet filter admits that of the path only."""
+    journey = Journey(monkeypatch, [(WHOLE, OPEN)], UsePaths.ONE)
+    monkeypatch.setattr(source_paths, "source_address_towards", lambda peer: "10.0.0.77")
+    assert await journey.probe() == "0"
+    await journey.paths.set_up(multipath=False)
+    assert {change.source for change in journey.networking.changes.applied} == {"10.0.0.1"}

@@ -91,7 +91,7 @@ def test_rights(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shaping, "_capabilities", lambda: 1 << 12)
     shaping.check_rights()
     monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(MissingPrerequisite, match="no 'nft' program"):
+    with pytest.raises(MissingPrerequisite, match="program 'nft'"):
         shaping.check_rights()
 
 
@@ -230,7 +230,7 @@ def test_refusals_of_the_kernel_are_sentences(monkeypatch: pytest.MonkeyPatch) -
         with pytest.raises(MissingPrerequisite, match="nft refused the rules"):
             await shaping._nft("table of nonsense")
         monkeypatch.setenv("PATH", "/nowhere")
-        with pytest.raises(MissingPrerequisite, match="no 'nft' program"):
+        with pytest.raises(MissingPrerequisite, match="program 'nft'"):
             await shaped.set_rules([], None)
         await shaped.remove()
 

@@ -64,7 +64,8 @@ class ArrivalConnection:
     ) -> ArrivalConnection:  # fmt: skip
         """Listen for the source's probes. Raises PortClosed, NetworkMissing, MissingPrerequisite; nothing is left then."""
         paths, carrying = await networking.as_destination(pairs)
-        probe, responder = await _listen(paths, ports, taken)
+        # a NIC that has gone since the plan takes no other with it
+        probe, responder = await _listen([path for path in paths if path.destination_link], ports, taken)
         connection = cls(journey, pairs, probe, responder, networking, tell)
         try:
             # two NICs in one subnet: without routes of the journey's own the probes would all take one of them
@@ -84,22 +85,24 @@ class ArrivalConnection:
 
         Raises PeerViolation for a path that was not announced, MissingPrerequisite where a filter is needed and cannot be.
         """
-        if not {(path.source, path.destination) for path in asked.paths} <= self._pairs:
-            raise PeerViolation("The source asked for a path that it had not announced.")
+        pairs = [(path.source, path.destination) for path in asked.paths]
+        if not set(pairs) <= self._pairs or len(set(pairs)) < len(pairs):
+            raise PeerViolation("The source asked for a path that it had not announced, or for one twice.")
+        for path in asked.paths:
+            if not path.dead and self._probe.sources.get(path.destination) != path.source:
+                raise PeerViolation(f"The source has not shown that it has the address {path.source}.")
         await self._stop_listening()
         paths = await self._set_up(asked)
         if asked.mptcp:
             await self._networking.follow(self._journey, lambda: self._set_up_again(asked))
         self._filtered = True
-        # where the probe came from is what this host sees of the source, whatever lies between them
-        seen = [(self._probe.sources.get(path.destination, path.source), path.destination) for path in asked.paths]
         try:
-            await admit_only(self._journey, seen, self.port)
+            await admit_only(self._journey, pairs, self.port)
         except MissingPrerequisite as error:
             if not asked.psk_hex or len(asked.paths) > 1:
                 raise
             _log.warning("the migration port is open to strangers, who may disturb the journey: %s", error.message)
-        await self._start_watching(asked, paths, seen)
+        await self._start_watching(asked, paths)
         # joins to a listener of another address fail without a word
         return any_address(asked.paths[0].destination) if len(asked.paths) > 1 else asked.paths[0].destination
 
@@ -112,13 +115,14 @@ class ArrivalConnection:
     async def _set_up_again(self, asked: AskListen) -> None:
         await self._set_up(asked)
 
-    async def _start_watching(self, asked: AskListen, paths: Sequence[Path], seen: Sequence[tuple[str, str]]) -> None:
+    async def _start_watching(self, asked: AskListen, paths: Sequence[Path]) -> None:
         kept = tuple(
-            KeptPath(number, ours, theirs, path.destination_link, dead=listed.dead)
-            for number, (path, listed, (theirs, ours)) in enumerate(zip(paths, asked.paths, seen, strict=True))
+            KeptPath(number, listed.destination, listed.source, path.destination_link, dead=listed.dead)
+            for number, (path, listed) in enumerate(zip(paths, asked.paths, strict=True))
+            if path.destination_link
         )
         config = KeeperConfig("destination", self._journey, self.port, asked.heartbeat_key, kept, multipath=asked.mptcp)
-        names = {number: f"{theirs} to {ours}" for number, (theirs, ours) in enumerate(seen)}
+        names = {number: f"{listed.source} to {listed.destination}" for number, listed in enumerate(asked.paths)}
         if asked.heartbeat_key:
             self._watch = await KeptPaths.start(config, names, self._tell, lambda by_address: None)
         else:
@@ -154,11 +158,15 @@ class ArrivalConnection:
 
     async def close(self) -> None:
         """Remove everything; may be called twice, and :meth:`totals` afterwards."""
-        await self.totals()
-        await self.leave()
-        if self._filtered:
-            await remove_filter(self._journey)
-        await self._networking.put_back(self._journey)
+        try:
+            await self.totals()
+            await self.leave()
+        finally:
+            try:
+                if self._filtered:
+                    await remove_filter(self._journey)
+            finally:
+                await self._networking.put_back(self._journey)
 
 
 async def _listen(
@@ -168,7 +176,10 @@ async def _listen(
     passed_over = set(taken)
     while True:
         probe = await PortProbe.open([path.destination_address for path in paths], ports, passed_over)
-        ears = [Ear(path.destination_address, probe.port, link=path.destination_link) for path in paths]
+        ears = [
+            Ear(path.destination_address, probe.port, peer=path.source_address, link=path.destination_link)
+            for path in paths
+        ]
         try:
             return probe, await MtuResponder.open(ears, bytes.fromhex(probe.nonce)[:NONCE_BYTES])
         except BaseException as error:

@@ -82,7 +82,7 @@ class Host:
             read_marking=lambda: self.qos.marking,
         )
         self.networking = AgentNetworking(
-            lambda: self.settings, self.follower.learn, self._agent_address, self.governor
+            lambda: self.settings, self.follower.learn, self.cluster, self._agent_address, self.governor
         )
         self.arrivals = Arrivals(lambda: self.settings, self.vms, self.journal, clock, self.offer, self.networking)
         self.network_tests = NetworkTests(

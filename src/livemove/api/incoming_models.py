@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from livemove.api.model_base import Document, Id, Model, Name, Text, Token, Word
 from livemove.api.network_models import Address, Bytes, HostNetworksBody, PathPair
@@ -77,6 +77,12 @@ class BuildAnswer(Model):
     qemu_ms: float
 
 
+def _no_tiny_packets(mtu: int) -> int:
+    if 0 < mtu < 576:
+        raise ValueError("packets of 576 bytes pass every network (RFC 791)")
+    return mtu
+
+
 class ListenPath(PathPair):
     """A path that is used.
 
@@ -84,7 +90,7 @@ class ListenPath(PathPair):
     :param dead: it does not work now, and is taken up when it does.
     """
 
-    clamp_mtu: Annotated[int, Field(ge=0, le=65535)] = 0
+    clamp_mtu: Annotated[int, Field(ge=0, le=65535), AfterValidator(_no_tiny_packets)] = 0
     dead: bool = False
 
 

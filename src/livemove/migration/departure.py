@@ -299,6 +299,7 @@ class DirectDeparture:
     async def _abandon(self) -> Event:
         # a request for a slot that came in after this one would make the destination remember the journey again
         self.preparation.abandoned = True
+        await self.preparation.give_up_connecting()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(ABANDON_PATIENCE_S), self.preparation.asking_slot:
                 pass
@@ -318,9 +319,16 @@ class DirectDeparture:
             await self.engine.read()
         with contextlib.suppress(LivemoveError):
             self.findings.destination = await self._client.facts(self.record.id)
-        await self.paths.count(self.findings.destination.paths if self.findings.destination is not None else [])
+        await self._count()
         await self._vm.remove(self.record.destination)
         return on.SourceRemoved()
+
+    async def _count(self) -> None:
+        """What the paths carried; whatever goes wrong with that, the journey goes on."""
+        try:
+            await self.paths.count(self.findings.destination.paths if self.findings.destination is not None else [])
+        except Exception:
+            _log.exception("journey %s: what its paths carried is not known", self.record.id)
 
     async def _stop_sampling(self) -> None:
         await cancel_and_wait(self._sampling)
@@ -336,9 +344,13 @@ class DirectDeparture:
             await self._comparison.close()
         if self.preparation.configured:
             await self.engine.forget()
+        await self.preparation.give_up_connecting()
+        if not self.paths.reports:
+            await self._count()
         try:
             await self.paths.close()
-        except LivemoveError as error:
+        except Exception as error:
+            # leftovers, which the next start takes away
             _log.warning("journey %s: the network is not as it was: %s", self.record.id, error)
         if state.guest is GuestRun.POWERED_OFF and not state.phase.terminal:
             _log.warning("journey %s ended with its guest powered off", self.record.id)

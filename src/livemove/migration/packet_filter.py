@@ -14,6 +14,7 @@ import json
 from collections.abc import Sequence
 
 from livemove.base.errors import HypervisorError, MissingPrerequisite, PeerViolation
+from livemove.network.nft import apply_rules
 
 
 def filter_name(journey: str) -> str:
@@ -92,21 +93,4 @@ def read_filters(said: bytes) -> list[str]:
 
 async def _nft(rules: str) -> None:
     remedy = "Install nftables and give the agent CAP_NET_ADMIN, or use TLS (empty 'trusted_networks')."
-    try:
-        process = await asyncio.create_subprocess_exec(
-            "nft",
-            "-f",
-            "-",
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-        )
-    except FileNotFoundError as error:
-        raise MissingPrerequisite(
-            "There is no 'nft' program for the packet filter of a journey.", remedy=remedy
-        ) from error
-    _, said = await process.communicate(rules.encode())
-    if process.returncode:
-        raise MissingPrerequisite(
-            f"nft refused the packet filter: {said.decode(errors='replace').strip()[:300]}.", remedy=remedy
-        )
+    await apply_rules(rules, "The packet filter of a journey", remedy)

@@ -164,6 +164,7 @@ class CountedPaths:
         if self._ledger is None:
             return NOTHING
         await cancel_and_wait(self._scanning)
+        asyncio.get_running_loop().remove_reader(self._ledger.fileno())
         with contextlib.suppress(OSError):
             await asyncio.to_thread(self._ledger.settle, SETTLE_S)
         counted = [

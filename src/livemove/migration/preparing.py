@@ -22,7 +22,7 @@ from livemove.api.incoming_models import (
     OwnershipAnswer,
 )
 from livemove.base.errors import LivemoveError, MigrationBlocked
-from livemove.base.tasks import spawn
+from livemove.base.tasks import cancel_and_wait, spawn
 from livemove.hypervisor.frozen import FrozenVm, refuse_unmigratable
 from livemove.hypervisor.qmp import Monitor
 from livemove.migration import events as on
@@ -126,6 +126,8 @@ class Preparation:
         self.abandoned = False
         self.holds_lease = False
         self.configured = False
+        self._told_bytes_per_s = 0
+        self._connecting: asyncio.Task[None] | None = None
         self._record = record
         self._vm = vm
         self._client = client
@@ -186,8 +188,8 @@ class Preparation:
         capacity = self.paths.capacity_bytes_per_s
         own, theirs = await self._route.own_offer(), offer_from(fitness.offer)
         wish = self._route.wish
-        trusted = all(
-            self._route.trusted(path.destination_address, fitness.trusted_networks) for path in self.paths.candidates
+        trusted = self.paths.only_trusted(
+            lambda path: self._route.trusted(path.destination_address, fitness.trusted_networks)
         )
         agreement = agree(
             replace(own, link_bytes_per_s=capacity), replace(theirs, link_bytes_per_s=capacity),
@@ -206,7 +208,20 @@ class Preparation:
         self.findings.probe_port, self.findings.probe_nonce = built.probe_port, built.probe_nonce
         return on.SkeletonBuilt()
 
-    async def open_connection(self) -> Event:
+    async def open_connection(self) -> Event | None:
+        """None when it was given up meanwhile, see :meth:`give_up_connecting`."""
+        self._connecting = spawn(self._connect(), name=f"connect {self._record.id}")
+        await asyncio.wait({self._connecting})
+        if self._connecting.cancelled():
+            return None
+        self._connecting.result()
+        return on.ConnectionOpened()
+
+    async def give_up_connecting(self) -> None:
+        """Nothing of it goes on when this returns; nothing happens when it is done or was never begun."""
+        await cancel_and_wait(self._connecting)
+
+    async def _connect(self) -> None:
         agreement = self._agreed()
         await self.paths.probe(self.findings.probe_port, self.findings.probe_nonce)
         psk_hex = secrets.token_hex(32) if agreement.tls else ""
@@ -218,17 +233,26 @@ class Preparation:
             heartbeat_key=heartbeat_key,
         )  # fmt: skip
         self.configured = True
-        listening, _, _ = await asyncio.gather(
-            self._client.listen(self._record.id, asked),
+        name = f"connect {self._record.id}"
+        listen = spawn(self._client.listen(self._record.id, asked), name=name)
+        configure = spawn(
             self._engine.configure(
                 agreement, psk_hex=psk_hex, psk_dir=self._route.key_dir,
                 max_bandwidth_bytes_per_s=self._route.max_bandwidth_bytes_per_s, owner_uid=self._route.qemu_uid,
             ),
-            self._set_up_paths(agreement, heartbeat_key),
+            name=name,
         )  # fmt: skip
+        paths = spawn(self._set_up_paths(agreement, heartbeat_key), name=name)
+        try:
+            listening, _, _ = await asyncio.gather(listen, configure, paths)
+        finally:
+            # one of them failed, or the journey is undone: the others must not go on behind its back
+            await cancel_and_wait(listen, configure, paths)
+        if self._told_bytes_per_s:
+            # it may have come before QEMU was set up
+            await self._set_rate(self._told_bytes_per_s)
         self.findings.port = listening.port
         self.findings.notes.extend(listening.notes)
-        return on.ConnectionOpened()
 
     async def _set_up_paths(self, agreement: Agreement, heartbeat_key: str) -> None:
         await self.paths.set_up(multipath=agreement.mptcp)
@@ -244,7 +268,8 @@ class Preparation:
     def _limit(self, bytes_per_s: int) -> None:
         own = self._route.max_bandwidth_bytes_per_s
         limits = [limit for limit in (bytes_per_s, own) if limit]
-        spawn(self._set_rate(min(limits, default=0)), name=f"rate of {self._record.id}")
+        self._told_bytes_per_s = min(limits, default=0)
+        spawn(self._set_rate(self._told_bytes_per_s), name=f"rate of {self._record.id}")
 
     async def _set_rate(self, bytes_per_s: int) -> None:
         # the copy may just have ended

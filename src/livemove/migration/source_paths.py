@@ -23,6 +23,7 @@ from livemove.migration.receiving import probe_port
 from livemove.network.host_changes import HostChanges
 from livemove.network.keeper_words import KeeperConfig, KeptPath
 from livemove.network.mtu import probe_paths
+from livemove.network.routes import source_address_towards
 from livemove.policy.dormant import dormant_paths
 from livemove.policy.host_setup import Side, changes_for
 from livemove.policy.mtu import (
@@ -122,6 +123,20 @@ class SourcePaths:
             self._tell(f"One path is used of {len(self.plan.paths)}: {reason}.", "warning")
         self._plan, self._dormant = replace(self.plan, paths=first, spares=(*others, *self.plan.spares)), ()
 
+    def only_trusted(self, is_trusted: Callable[[Path], bool]) -> bool:
+        """Whether the journey may go without TLS: all paths of the plan are on trusted networks.
+
+        Those that would only stand in for them are left out then, where they are not.
+        """
+        if not all(map(is_trusted, self.plan.paths)):
+            return False
+        others = [path for path in (*self.plan.spares, *self._dormant) if not is_trusted(path)]
+        reason = "its network is not trusted on both hosts, and the others are, so that TLS is off"
+        self._left_out = (*self._left_out, *(LeftOut(text_of(path), reason) for path in others))
+        self._plan = replace(self.plan, spares=tuple(path for path in self.plan.spares if path not in others))
+        self._dormant = tuple(path for path in self._dormant if path not in others)
+        return True
+
     @property
     def plan(self) -> PathPlan:
         assert self._plan is not None
@@ -159,7 +174,8 @@ class SourcePaths:
         # two NICs in one subnet: without routes of the journey's own the probes would all take one of them
         await self._change((*self.plan.paths, *self.plan.spares), clamp={}, multipath=False)
         dead: list[_Dead] = []
-        for group in (self.plan.paths, self.plan.spares):
+        before = len(self._left_out)
+        for group in filter(None, (self.plan.paths, self.plan.spares)):
             measures = await probe_paths(group, port, bytes.fromhex(nonce)[:NONCE_BYTES])
             found = await asyncio.gather(
                 *(self._connect(path, measure, port, nonce, len(group)) for path, measure in measures.items())
@@ -172,7 +188,8 @@ class SourcePaths:
             if self.probed:
                 break
         else:
-            raise dead[0].error if len(self.candidates) == 1 and dead else self._none_works()
+            failed = self._left_out[before:]
+            raise dead[0].error if len(failed) == len(dead) == 1 else self._none_works(failed)
         if group is self.plan.spares:
             self.probed = self.probed[:1]
         elif len(self.candidates) > 1 and not self.plan.spares:
@@ -241,8 +258,8 @@ class SourcePaths:
         self._left_out = (*self._left_out, LeftOut(text_of(path), reason))
         self._tell(f"{text_of(path)} is not used: {reason}", "warning")
 
-    def _none_works(self) -> LivemoveError:
-        said = "; ".join(f"{left.what}: {left.reason.rstrip('.')}" for left in self._left_out[-len(self.candidates) :])
+    def _none_works(self, failed: Sequence[LeftOut]) -> LivemoveError:
+        said = "; ".join(f"{left.what}: {left.reason.rstrip('.')}" for left in failed)
         if self._black_holes:
             remedy = f"{self._black_holes[0].remedy} Or use it with smaller packets: set 'mtu_fault' to clamp."
             return MtuBlackHole(f"No path is left that migrations may use: {said}.", remedy=remedy)
@@ -277,7 +294,9 @@ class SourcePaths:
 
     async def _change(self, paths: Sequence[Path], *, clamp: Mapping[Path, int], multipath: bool) -> None:
         links = self._hosts[0].links
-        changes = changes_for(paths, Side.SOURCE, clamp=clamp, multipath=multipath, links=links)
+        # QEMU binds to no address, and the destination admits that of the path only
+        astray = {path for path in paths if source_address_towards(path.destination_address) != path.source_address}
+        changes = changes_for(paths, Side.SOURCE, clamp=clamp, multipath=multipath, links=links, astray=astray)
         for note in await self._networking.changes.apply(self._journey, changes):
             self._tell(note, "warning")
 

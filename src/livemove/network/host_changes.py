@@ -109,6 +109,8 @@ class HostChanges:
     # In a thread ----------------------------------------------------------------------------------------------------
 
     def _apply(self, journey: str, changes: tuple[Change, ...]) -> list[str]:
+        if not changes:
+            return []
         with self._lock:
             held, notes = self._known(), []
             # what the kernel and the record said of a place when this call came to it

@@ -124,9 +124,8 @@ class PathKeeper:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
             await self._process.wait()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_GRACE_S):
-                await asyncio.shield(self._reader)
+        # whatever ended the reader is in the log already
+        await asyncio.wait({self._reader}, timeout=_GRACE_S)
         await cancel_and_wait(self._reader)
 
     def _command(self, **words: Any) -> None:

@@ -21,7 +21,6 @@ known by its handle and name, so a crash leaves nothing that :func:`remove_every
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import logging
@@ -31,6 +30,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from livemove.base.errors import MissingPrerequisite
+from livemove.network.nft import apply_rules
 from livemove.network.shaping_rules import (
     CONTROL,
     FIRST_JOURNEY,
@@ -285,15 +285,4 @@ def _index(link: str) -> int:
 
 async def _nft(text: str) -> None:
     remedy = "Install nftables and give the agent CAP_NET_ADMIN; bandwidth limits need both."
-    try:
-        process = await asyncio.create_subprocess_exec(
-            "nft", "-f", "-",
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-    except FileNotFoundError as error:
-        raise MissingPrerequisite("There is no 'nft' program to tell packets apart.", remedy=remedy) from error
-    _, said = await process.communicate(text.encode())
-    if process.returncode:
-        raise MissingPrerequisite(
-            f"nft refused the rules: {said.decode(errors='replace').strip()[:300]}.", remedy=remedy
-        )
+    await apply_rules(text, "Telling packets apart", remedy)

@@ -21,7 +21,7 @@ the very addresses of the peer's NICs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -101,13 +101,20 @@ Change = Sysctl | MptcpLimits | ImplicitEndpoint | HostRoute | ForgottenNeighbou
 
 
 def changes_for(
-    paths: Sequence[Path], side: Side, *, clamp: Mapping[Path, int], multipath: bool, links: Sequence[LinkFacts] = ()
+    paths: Sequence[Path],
+    side: Side,
+    *,
+    clamp: Mapping[Path, int],
+    multipath: bool,
+    links: Sequence[LinkFacts] = (),
+    astray: Collection[Path] = (),
 ) -> list[Change]:
     """What this side's host needs for the paths of one journey, in the order in which it is to be made.
 
     :param links: of this host: one that no path uses must not answer for one that a path does.
     :param clamp: the largest packet of those paths that carry less than their NICs are set to.
     :param multipath: QEMU's connections are MPTCP ones.
+    :param astray: paths whose peer the kernel would send to from another address than the path's.
     """
     changes: list[Change] = []
     forgotten: list[Change] = []
@@ -122,7 +129,7 @@ def changes_for(
             for name in (link, *_links_on(path.network, links)):
                 changes += _for_shared_subnet(name)
             forgotten.append(ForgottenNeighbour(peer, link))
-        if not (multipath or path in clamp or path.shared_subnet):
+        if not (multipath or path in clamp or path.shared_subnet or path in astray):
             continue
         if routed.setdefault(peer, link) != link:
             # A second NIC of ours to the same address of the peer: one destination has one route. Subflows leave through

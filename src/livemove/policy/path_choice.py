@@ -72,9 +72,9 @@ def choose_paths(
         paths = _each_pair_of_links_once(paths, left_out)
     if not paths:
         raise _no_path(source, destination, left_out)
-    if wish.use is UsePaths.ONE:
-        return PathPlan(tuple(paths[:1]), tuple(paths[1:]), tuple(left_out))
     left_out += [LeftOut(_pair_text(path), f"a journey has at most {MAX_PATHS} paths") for path in paths[MAX_PATHS:]]
+    if wish.use is UsePaths.ONE:
+        return PathPlan(tuple(paths[:1]), tuple(paths[1:MAX_PATHS]), tuple(left_out))
     return PathPlan(tuple(paths[:MAX_PATHS]), (), tuple(left_out))
 
 
