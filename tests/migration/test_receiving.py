@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
+import socket
 
 import pytest
 
@@ -83,6 +84,17 @@ async def test_a_port_that_is_taken_on_one_address_only_is_passed_over():
         probe = await PortProbe.open(["127.0.0.1", "127.0.0.2"], PORTS, set())
         assert probe.port == PORTS[1]
         await probe.close()
+
+
+async def test_a_port_of_an_outgoing_connection_is_passed_over_where_all_addresses_are_listened_on():
+    async with await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.3", PORTS[-1]):
+        with socket.socket() as outgoing:
+            outgoing.bind(("127.0.0.3", PORTS[0]))
+            outgoing.connect(("127.0.0.3", PORTS[-1]))
+            for addresses, port in ((["127.0.0.1"], PORTS[0]), (["127.0.0.1", "127.0.0.2"], PORTS[1])):
+                probe = await PortProbe.open(addresses, PORTS, set())
+                assert probe.port == port
+                await probe.close()
 
 
 def test_the_filter_admits_pairs_of_addresses_and_nothing_else():

@@ -19,7 +19,7 @@ from livemove.api.network_models import PathPair
 from livemove.base.errors import MissingPrerequisite, PeerViolation
 from livemove.migration.packet_filter import admit_only, remove_filter
 from livemove.migration.path_watch import NOTHING, CountedPaths, KeptPaths, PathWatch, Tell
-from livemove.migration.receiving import PortProbe
+from livemove.migration.receiving import PortProbe, any_address
 from livemove.network.keeper_words import KeeperConfig, KeeperTotals, KeptPath
 from livemove.network.mtu import Ear, MtuResponder
 from livemove.policy.host_setup import Side, changes_for
@@ -188,11 +188,6 @@ async def _listen(
             if not isinstance(error.__cause__, OSError) or error.__cause__.errno != errno.EADDRINUSE:
                 raise
             passed_over.add(probe.port)
-
-
-def any_address(like: str) -> str:
-    """All addresses of the host, of the family of `like`."""
-    return "::" if ":" in like else "0.0.0.0"
 
 
 def refuse_unknown(asked: AskListen) -> None:

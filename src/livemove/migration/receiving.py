@@ -11,6 +11,7 @@ import contextlib
 import errno
 import os
 import secrets
+import socket
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -35,7 +36,7 @@ class PortProbe:
 
     @classmethod
     async def open(cls, addresses: Sequence[str], ports: Iterable[int], taken: set[int]) -> PortProbe:
-        """Listen on the first port that is free on all `addresses`.
+        """Listen on the first port that is free on all `addresses`; with several of them, on all that the host has.
 
         Raises PortClosed when all are in use, or an address is not ours.
         """
@@ -59,6 +60,8 @@ class PortProbe:
             if port in taken:
                 continue
             try:
+                if len(addresses) > 1:
+                    _try_any_address(port, like=addresses[0])
                 server = await asyncio.start_server(answer, addresses, port, backlog=4, limit=4096)
             except OSError as error:
                 if error.errno == errno.EADDRINUSE:
@@ -80,6 +83,22 @@ class PortProbe:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(0.2):
                 await self._server.wait_closed()
+
+
+def any_address(like: str) -> str:
+    """All addresses of the host, of the family of `like`: where QEMU listens for several networks."""
+    return "::" if ":" in like else "0.0.0.0"
+
+
+def _try_any_address(port: int, *, like: str) -> None:
+    """Raises OSError when QEMU could not listen there, as for a port that the kernel has given to an outgoing connection.
+
+    It is in use then until a minute after that connection's end, on the address that it has, and so on all together.
+    """
+    family = socket.AF_INET6 if ":" in like else socket.AF_INET
+    with socket.socket(family) as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        tried.bind((any_address(like), port))
 
 
 async def probe_port(address: str, port: int, nonce: str, *, source: str = "") -> float:
