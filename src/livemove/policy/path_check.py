@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Sequence
 
-from livemove.base.errors import PeerViolation, PolicyRefused
+from livemove.base.errors import NetworkMissing, PeerViolation, PolicyRefused
 from livemove.policy.network_rules import why_not_allowed
 from livemove.policy.path_choice import MAX_PATHS
 from livemove.policy.paths import HostNetworks, NetworkRule
@@ -19,7 +19,8 @@ from livemove.policy.subnets import subnet_of
 def check_pairs(pairs: Sequence[tuple[str, str]], own: HostNetworks, rules: Sequence[NetworkRule]) -> None:
     """Return when this host, as destination, may be reached by all of these pairs (source's address, own address).
 
-    Raises PolicyRefused naming the pair and the setting or rule that excludes it; PeerViolation for pairs that no plan
+    Raises PolicyRefused naming the pair and the setting or rule that excludes it; NetworkMissing when an address has gone
+    since the source made its plan; PeerViolation for pairs that no plan
     has: none, too many, an address twice, two families.
     """
     ends = [end for pair in pairs for end in pair]
@@ -30,6 +31,12 @@ def check_pairs(pairs: Sequence[tuple[str, str]], own: HostNetworks, rules: Sequ
         )
     subnets = {text.partition("/")[0]: subnet_of(text) for link in own.links for text in link.addresses}
     for theirs, ours in pairs:
+        if ours not in subnets:
+            raise NetworkMissing(
+                f"The path {theirs} to {ours} cannot be used: {own.host} has no address {ours} (any more).",
+                where=own.host,
+                remedy="'livemove network list' shows the NICs as they are; run the command again.",
+            )
         if why := _why_not(theirs, ours, own, subnets, rules):
             raise PolicyRefused(
                 f"The path {theirs} to {ours} is not admitted: {why}.",
@@ -39,9 +46,7 @@ def check_pairs(pairs: Sequence[tuple[str, str]], own: HostNetworks, rules: Sequ
 
 
 def _why_not(theirs: str, ours: str, own: HostNetworks, subnets: dict[str, str], rules: Sequence[NetworkRule]) -> str:
-    subnet = subnets.get(ours)
-    if subnet is None:
-        return f"{own.host} has no address {ours}"
+    subnet = subnets[ours]
     if own.incoming and ours not in own.incoming:
         return f"{ours} is not in {own.host}'s 'incoming', which has {', '.join(own.incoming)}"
     if ipaddress.ip_address(theirs) not in ipaddress.ip_network(subnet):
