@@ -33,6 +33,12 @@ def test_a_path_that_was_dead_for_a_while_is_not_blamed_for_that() -> None:
     assert audit([carried("one", 0.85), carried("two", 0.15, dead=0.8)]) == []
 
 
+def test_nobody_is_blamed_for_what_a_path_that_came_back_carried() -> None:
+    assert audit([carried("one", 0.43), carried("two", 0.57, dead=1.0)]) == []
+    (said,) = audit([carried("one", 0.2), carried("two", 0.8, dead=1.0)])
+    assert said.startswith("one carried 20% of the bytes; its part of the capacity is 50%")
+
+
 def test_few_bytes_say_nothing_about_shares() -> None:
     assert audit([Carried("one", True, 100, LEAST_BYTES - 2), Carried("two", True, 100, 1)]) == []
     fast = LEAST_BYTES

@@ -36,14 +36,16 @@ def shares(paths: Sequence[Carried]) -> list[float]:
 
 
 def expected_shares(paths: Sequence[Carried]) -> list[float]:
-    """What part each was to carry: capacity times the time that it was there; alike where a capacity is unknown."""
-    planned = [path for path in paths if path.planned]
-    known = all(path.capacity_bytes_per_s for path in planned)
-    weights = [
-        (path.capacity_bytes_per_s if known else 1) * (1 - path.dead_part) if path.planned else 0.0 for path in paths
-    ]
+    """What part each was to carry at least: of all capacity, for the time that it was there; alike where one is unknown.
+
+    A path that was dead may have come back and carried much all the same, so nobody is expected to carry its part too.
+    """
+    known = all(path.capacity_bytes_per_s for path in paths if path.planned)
+    weights = [(path.capacity_bytes_per_s if known else 1) if path.planned else 0 for path in paths]
     total = sum(weights)
-    return [weight / total if total else 0.0 for weight in weights]
+    return [
+        weight * (1 - path.dead_part) / total if total else 0.0 for weight, path in zip(weights, paths, strict=True)
+    ]
 
 
 def audit(paths: Sequence[Carried]) -> list[str]:
