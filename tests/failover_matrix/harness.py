@@ -12,11 +12,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Literal
 
 from tests.e2e.inside import enter
 from tests.e2e.world import HOSTS, Guest, World, lab_world, other
 from tests.failover_matrix.arriving import Arriving, longest_stall
-from tests.failover_matrix.cells import DOWNTIME_S, HEAL_S, STALL_S, Cell
+from tests.failover_matrix.cells import COMPRESSED, DOWNTIME_S, HEAL_S, PLAIN, STALL_S, Cell
 from tests.kill_matrix.remains import remains
 from tests.kill_matrix.watching import monitor_arguments
 from tests.network.kernel_snapshot import differences, snapshot
@@ -28,15 +29,11 @@ from livemove.lab.client_probe import ClientProbe
 from livemove.lab.reference import Workload
 
 LINKS = ("300Mbit", "300Mbit")
+TRUSTED = "10.80.0.0/14"
 SUBNETS = "10.80.0.0/24,10.81.0.0/24"
 #: What is rewritten takes two such links a tenth of a second, so that there is a blackout to be struck in.
 WORKLOAD = Workload(
-    random_mib=120,
-    text_mib=0,
-    working_set_mib=8,
-    rate_pages_per_s=12_000,
-    check_pages_per_s=500,
-    address="10.77.0.10/24",
+    random_mib=96, text_mib=0, working_set_mib=8, rate_pages_per_s=8000, check_pages_per_s=500, address="10.77.0.10/24"
 )
 MEMORY = "224MiB"
 MONITOR_PORT = 4700
@@ -55,10 +52,10 @@ class Sample:
     """One play of a cell.
 
     :param stall_ms: the longest time in which nothing arrived while the guest ran at the source.
-    :param downtime_ms: the report's.
-    :param client_gap_ms: the longest time for which the guest's client had no answer.
     :param stalled_from_ms: when that time began, counted from the fault.
     :param told_ms: from the fault to the first host's word that the path is dead; None: none said so.
+    :param downtime_ms: the report's.
+    :param client_gap_ms: the longest time for which the guest's client had no answer.
     :param struck_ms: from the guest's stop to the fault; None where it was not to be there.
     """
 
@@ -124,7 +121,11 @@ class StopWatch:
 @contextmanager
 def matrix(name: str) -> Iterator[Matrix]:
     """A lab of two hosts with two links, one guest that runs, and its client."""
-    settings = {"allow_extra_arguments": True, "incoming": ["any"], "trusted_networks": ["10.80.0.0/14"]}
+    settings: dict[str, agents.Setting] = {
+        "allow_extra_arguments": True,
+        "incoming": ["any"],
+        "trusted_networks": [TRUSTED],
+    }
     with lab_world(name, LINKS, settings) as world:
         made = Matrix(world)
         try:
@@ -144,6 +145,7 @@ class Matrix:
         self._probe = ClientProbe(world.lab, "10.77.0.10")
         world.do(self._probe.__aenter__())
         world.do(self._probe.answered())
+        #: what is on the hosts, and what each host's network holds, with the guest at a host
         self._before: dict[str, list[str]] = {}
         self._kernels: dict[str, dict[str, dict[str, str]]] = {}
         self._trusted = True
@@ -188,9 +190,9 @@ class Matrix:
             raise Violation("\n".join([f"{cell.name}: {type(error).__name__}: {error}", *self._story()])) from error
 
     def _play(self, cell: Cell) -> Sample | None:
-        """None when the blackout was over before the fault came."""
+        """None when the blackout was over before the fault came; everything is as it must be all the same."""
         source = self.guest.ensure_running()
-        self._trust(cell.mode == "plain")
+        self._trust(cell.mode == PLAIN)
         if cell.fault == "added":
             self._strike(cell, source, "cut")
         with Arriving(self._namespace(other(source))) as arriving, StopWatch(self._namespace(source)) as watch:
@@ -230,12 +232,12 @@ class Matrix:
         return sample
 
     def _start(self, source: str, mode: str) -> str:
-        option = "multichannel" if mode == "plain" else "compression"
+        option: Literal["multichannel", "compression"] = "multichannel" if mode == PLAIN else "compression"
         return self.world.start_journey(self.guest.name, source, option=option, paths=SUBNETS)
 
     def _move(self) -> ReportView:
         source = self.guest.host
-        report = self.world.report(source, self._start(source, "plain"))
+        report = self.world.report(source, self._start(source, PLAIN))
         self.guest.exactly_one(other(source))
         return report
 
@@ -288,7 +290,7 @@ class Matrix:
         """Journeys are encrypted where the network is not trusted."""
         if trusted is not self._trusted:
             for host in HOSTS:
-                self.world.settings(host, {"trusted_networks": "10.80.0.0/14" if trusted else ""})
+                self.world.settings(host, {"trusted_networks": TRUSTED if trusted else ""})
             self._trusted = trusted
 
     def _told_ms(self, struck_wall_s: float) -> float | None:
@@ -304,13 +306,14 @@ class Matrix:
     # What came of it ------------------------------------------------------------------------------------------------
 
     def _judge(self, cell: Cell, report: ReportView) -> None:
-        assert report.tls is (cell.mode != "plain") and (report.compression == "zstd") is (cell.mode != "plain"), report
+        compressed = cell.mode == COMPRESSED
+        assert (report.tls, report.compression == "zstd") == (compressed, compressed), report
         planned = [path for path in report.paths if path.planned]
         assert len(planned) == len(report.paths) == len(LINKS), report.paths
         if cell.share is not None and cell.share <= 0.5:
             struck = next(path for path in planned if path.source_address.startswith(f"10.{80 + cell.link}."))
             if cell.fault == "added":
-                assert struck.share > 0.05, f"the new path was not used: {report.paths}"
+                assert struck.share > 0.05 and not struck.removed, f"the new path was not used: {report.paths}"
             else:
                 assert struck.removed == 1, f"the path was not taken for dead once: {report.paths}"
             if cell.fault.endswith("healed") and cell.share <= 0.1:
@@ -326,7 +329,7 @@ class Matrix:
             now = remains(self.world, self.guest, host)
             found[:] = [f"+ {line}" for line in now if line not in self._before[host]]
             found.extend(f"- {line}" for line in self._before[host] if line not in now)
-            for place, kernel in self._look(host).items():
+            for place, kernel in self._kernels_now().items():
                 found.extend(f"{place}: {line}" for line in differences(self._kernels[host][place], kernel))
             return not found
 
@@ -337,9 +340,9 @@ class Matrix:
 
     def _note(self, host: str) -> None:
         self._before[host] = remains(self.world, self.guest, host)
-        self._kernels[host] = self._look(host)
+        self._kernels[host] = self._kernels_now()
 
-    def _look(self, host: str) -> dict[str, dict[str, str]]:
+    def _kernels_now(self) -> dict[str, dict[str, str]]:
         return {place: snapshot(self.world.lab.spec.namespace(place)) for place in HOSTS}
 
     def _namespace(self, host: str) -> Path:
