@@ -8,7 +8,7 @@ help:
 	@echo "make test    setup, then every check and every test (root)"
 	@echo "make fuzz    what is read from outside, with many more examples than make test (FUZZ_EXAMPLES=2000)"
 	@echo "make kill-matrix   setup, then kill, stop and cut off everything at 26 points of a journey (root; 15 minutes)"
-	@echo "make failover-matrix   setup, then break one of two paths in every way at every moment (root; 20 minutes)"
+	@echo "make failover-matrix   setup, then break one of two paths in every way at every moment (root; 10 minutes)"
 	@echo "make soak    setup, then journeys with faults at random moments (root; MINUTES=60, SEED=n repeats one)"
 	@echo "make path-soak   setup, then saturated journeys on a busy machine: no path may be removed (root; MINUTES=20)"
 	@echo "make clean   remove .venv and what the tools left; installed packages stay"
