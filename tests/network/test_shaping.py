@@ -91,7 +91,7 @@ def test_rights(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shaping, "_capabilities", lambda: 1 << 12)
     shaping.check_rights()
     monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(MissingPrerequisite, match="program 'nft'"):
+    with pytest.raises(MissingPrerequisite, match="no 'nft' program"):
         shaping.check_rights()
 
 
