@@ -21,14 +21,26 @@ from livemove.bench import main
 from livemove.bench.journey import BARS, JOURNEY
 from livemove.bench.multichannel import MULTICHANNEL
 from livemove.bench.report import read_report
-from livemove.bench.scenario import GuestMix, Scenario, against_stock
+from livemove.bench.scenario import Comparison, GuestMix, Scenario, against_stock
 from livemove.lab.lab import Lab, down, leftovers
 from livemove.lab.registry import RUN_ROOT
 from livemove.lab.topology import LabSpec
 
-SMALL = replace(
-    JOURNEY,
-    comparison=against_stock("journey", "How?", Scenario("ours", ("unshaped",), guest=GuestMix(128, 16, 16, 4, 500))),
+GUEST = GuestMix(128, 16, 16, 4, 500)
+SMALL = replace(JOURNEY, comparison=against_stock("journey", "How?", Scenario("ours", ("unshaped",), guest=GUEST)))
+ONE = Scenario("ours", ("300Mbit",), tls=False, guest=GUEST)
+SMALL_MULTICHANNEL = replace(
+    MULTICHANNEL,
+    comparison=Comparison(
+        "multichannel",
+        "How?",
+        {
+            "stock_one": replace(ONE, engine="stock"),
+            "one": ONE,
+            "two": replace(ONE, links=("300Mbit",) * 2, multichannel=True),
+            "two_zstd": replace(ONE, links=("300Mbit",) * 2, multichannel=True, compression="zstd", tls=True),
+        },
+    ),
 )
 
 
@@ -88,6 +100,23 @@ def test_a_small_run_has_the_promised_shape(tmp_path: Path, lab_name: str) -> No
     assert read_report(path).to_json() == data
     assert any(line.startswith("pair 1 of 1, stock: copy") for line in said)
     assert any(line.startswith("copy_over_stock: ") for line in said)
+
+
+@pytest.mark.qemu
+def test_a_small_run_over_several_links(lab_name: str) -> None:
+    report = main.run_one(SMALL_MULTICHANNEL, json_path=None, pairs=1, say=print, lab=lab_name, settle_s=0.3)
+    assert leftovers(lab_name) == []
+    assert report.complete and {check["bad"] for check in report.guest_checks.values()} == {0}
+    samples = {result.key: result.samples[0] for result in report.scenarios}
+    # link0 and link1 are not encrypted, link2 and link3 are
+    used = {"stock_one": {"link0"}, "one": {"link0"}, "two": {"link0", "link1"}, "two_zstd": {"link2", "link3"}}
+    for key, links in used.items():
+        carried = samples[key]["link_bytes"]
+        assert {link for link, number in carried.items() if number > 0.25 * sum(carried.values())} == links
+    assert samples["two_zstd"]["wire_bytes"] < 0.8 * samples["two"]["wire_bytes"]
+    assert {path["network"] for path in samples["two"]["paths"]} == {"10.80.0.0/24", "10.81.0.0/24"}
+    assert report.ratios.keys() == {"two_over_one", "two_share_of_sum", "two_over_stock"}
+    assert report.ledger["steps_ms"]["6 first round"] == samples["two"]["steps_ms"]["6 first round"]
 
 
 _RUN = """

@@ -22,7 +22,7 @@ from tests.network.wires import Wires, wires
 from livemove.base.clock import boot_id
 from livemove.base.errors import LivemoveError
 from livemove.network.host_changes import HostChanges
-from livemove.policy.host_setup import HostRoute, MptcpLimits, Sysctl
+from livemove.policy.host_setup import HostRoute, MptcpLimits, ReceiveBuffer, Sysctl
 
 #: Reads a line ``(verb, *arguments)`` and answers with a line: what it returned, or the error.
 PROGRAM = """
@@ -31,7 +31,7 @@ from pathlib import Path
 from livemove.base import fault_points
 from livemove.base.errors import LivemoveError
 from livemove.network.host_changes import HostChanges
-from livemove.policy.host_setup import HostRoute, MptcpLimits, Sysctl
+from livemove.policy.host_setup import HostRoute, MptcpLimits, ReceiveBuffer, Sysctl
 directory = Path(sys.argv[1])
 fault_points.arm(directory, os.environ)
 changes = HostChanges(directory / "host-changes.json")
@@ -52,11 +52,12 @@ ENABLED = Sysctl("net.mptcp.enabled", "0")
 PATH_MANAGER = Sysctl("net/mptcp/pm_type", "1")
 ARP = Sysctl("net.ipv4.conf.eth0.arp_ignore", "1")
 LIMITS = MptcpLimits(8)
+BUFFER = ReceiveBuffer(3000000)
 NEW = HostRoute("10.0.0.2", "eth0", "10.0.0.1", mtu=1400, advmss=1360)
 OVER_STATIC = HostRoute("10.0.0.9", "eth1", "10.0.0.11")
 OVER_GATEWAY = HostRoute("10.9.0.9", "eth1", "10.0.0.11")
 OVER_IPV6 = HostRoute("fd00::9", "eth1", "fd00::11", mtu=1400)
-ALL = [ENABLED, PATH_MANAGER, ARP, LIMITS, NEW, OVER_STATIC, OVER_GATEWAY, OVER_IPV6]
+ALL = [ENABLED, PATH_MANAGER, ARP, LIMITS, BUFFER, NEW, OVER_STATIC, OVER_GATEWAY, OVER_IPV6]
 
 
 class Agent:
@@ -168,6 +169,7 @@ def test_the_changes_are_what_was_wanted_and_then_gone_without_a_trace(host: Hos
     assert (host.sysctl("mptcp/enabled"), host.sysctl("mptcp/pm_type")) == ("0", "1")
     assert host.sysctl("ipv4/conf/eth0/arp_ignore") == "1"
     assert "subflows 8" in host.net.run("A", "ip", "mptcp", "limits")
+    assert host.sysctl("ipv4/tcp_rmem").split()[1] == "3000000"
     assert "add_addr_accepted 1" in host.net.run("A", "ip", "mptcp", "limits")  # never lowered
     assert host.route("10.0.0.2").endswith("src 10.0.0.1 mtu lock 1400 advmss 1360 congctl cubic")
     assert "dev eth1 proto 77" in host.route("10.0.0.9") and "metric 50" in host.route("10.0.0.9")
@@ -184,9 +186,10 @@ def test_the_changes_are_what_was_wanted_and_then_gone_without_a_trace(host: Hos
 @pytest.mark.qemu
 def test_what_several_journeys_need_stays_until_the_last_lets_go_and_the_stronger_wish_counts(host: Host) -> None:
     agent = host.agent()
-    assert agent.ask("apply", "j1", [ENABLED, LIMITS, NEW]) == []
+    assert agent.ask("apply", "j1", [ENABLED, LIMITS, NEW, BUFFER]) == []
     smaller = HostRoute("10.0.0.2", "eth0", "10.0.0.1", mtu=1300)
-    assert agent.ask("apply", "j2", [ENABLED, MptcpLimits(4), smaller]) == []
+    assert agent.ask("apply", "j2", [ENABLED, MptcpLimits(4), smaller, ReceiveBuffer(4096)]) == []
+    assert host.sysctl("ipv4/tcp_rmem").split()[1] == "3000000"
     assert "mtu lock 1300 advmss 1360" in host.route("10.0.0.2")
     elsewhere = HostRoute("10.0.0.2", "eth1", "10.0.0.11")
     notes = agent.ask("apply", "j3", [Sysctl("net.mptcp.enabled", "1"), elsewhere])

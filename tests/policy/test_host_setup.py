@@ -10,6 +10,7 @@ from livemove.policy.host_setup import (
     HostRoute,
     ImplicitEndpoint,
     MptcpLimits,
+    ReceiveBuffer,
     Side,
     Sysctl,
     changes_for,
@@ -48,7 +49,7 @@ def own_arp(link: str) -> list[Change]:
         ),
         (
             [FIRST, SECOND], Side.DESTINATION, {}, True,
-            [ON, MptcpLimits(8), ImplicitEndpoint("10.0.0.11"), HostRoute("10.0.0.1", "b0", "10.0.0.11"),
+            [ON, MptcpLimits(8), ReceiveBuffer(524288), ImplicitEndpoint("10.0.0.11"), HostRoute("10.0.0.1", "b0", "10.0.0.11"),
              ImplicitEndpoint("10.1.0.11"), HostRoute("10.1.0.1", "b1", "10.1.0.11")],
         ),
         (

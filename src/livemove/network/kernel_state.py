@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import ipaddress
+import re
 import socket
 import struct
 from dataclasses import asdict, dataclass, replace
@@ -20,7 +21,15 @@ from livemove.network.mptcp import find_family
 from livemove.network.mptcp_endpoints import find_endpoint, remove_implicit_endpoint
 from livemove.network.neighbours import forget_neighbour
 from livemove.network.netlink import Netlink, attribute, attributes
-from livemove.policy.host_setup import Change, ForgottenNeighbour, HostRoute, ImplicitEndpoint, MptcpLimits, Sysctl
+from livemove.policy.host_setup import (
+    Change,
+    ForgottenNeighbour,
+    HostRoute,
+    ImplicitEndpoint,
+    MptcpLimits,
+    ReceiveBuffer,
+    Sysctl,
+)
 
 _SYSCTLS = Path("/proc/sys")
 # linux/mptcp_pm.h
@@ -98,6 +107,24 @@ class SysctlSpot:
     def agree(self, ours: str, wanted: str) -> tuple[str, str]:
         told = f"{self.key} stays {ours}, which another journey needs; {wanted} was wanted."
         return ours, "" if ours == wanted else told
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiveBufferSpot(SysctlSpot):
+    """The receive buffers of TCP, ``LEAST DEFAULT MOST``: a journey wants a least DEFAULT in bytes. The larger number counts."""
+
+    key: str = "net/ipv4/tcp_rmem"
+    kind: str = "receive-buffer"
+
+    def command(self, ours: str) -> str:
+        return f"sysctl -w '{self.key}={ours}'"
+
+    def begin(self, before: str, wanted: str) -> str:
+        least, default, most = map(int, before.split())
+        return f"{least} {max(default, min(int(wanted), most))} {most}"
+
+    def agree(self, ours: str, wanted: str) -> tuple[str, str]:
+        return self.begin(ours, wanted), ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,6 +310,8 @@ def spot_of(change: Change) -> tuple[Spot, Any] | None:
             )
         case MptcpLimits():
             return LimitsSpot(), [change.subflows, change.add_addr_accepted]
+        case ReceiveBuffer():
+            return ReceiveBufferSpot(), str(change.least_bytes)
         case ImplicitEndpoint():
             return EndpointSpot(change.address), None
         case ForgottenNeighbour():
@@ -297,6 +326,9 @@ def spot_from(kind: str, key: str, before: Any, ours: Any) -> Spot:
         case "sysctl" if key.startswith("net/") and ".." not in key.split("/"):
             if isinstance(before, str) and isinstance(ours, str):
                 return SysctlSpot(key)
+        case "receive-buffer":
+            if _is_triple(before) and _is_triple(ours):
+                return ReceiveBufferSpot()
         case "mptcp":
             if _is_pair(before) and _is_pair(ours):
                 return LimitsSpot()
@@ -339,6 +371,11 @@ def _is_pair(value: Any) -> bool:
         and [type(one) for one in value] == [int, int]
         and 0 <= min(value) <= max(value) < 1 << 32
     )
+
+
+def _is_triple(value: Any) -> bool:
+    """Whether it is three sizes in bytes."""
+    return isinstance(value, str) and re.fullmatch(r"[0-9]{1,10}( [0-9]{1,10}){2}", value) is not None
 
 
 def _raw(route: str) -> bytes:
