@@ -46,7 +46,8 @@ def test_a_paused_guest_is_not_resumed_by_hand_in_mid_copy(world: World, guest: 
     """The order could reach QEMU just after the last page has left."""
     source, destination = guest.host, other(guest.host)
     guest.pause()
-    journey = world.start_journey(guest.name, source, STEADY)
+    # a copy of seconds, so that a command typed on a busy machine comes before its end
+    journey = world.start_journey(guest.name, source, "60Mbit")
     world.wait_copying(source, journey)
     assert world.livemove("vm", "resume", guest.name, "--json", expect=13).json["code"] == "already-moving"
     report = world.report(source, journey)
