@@ -63,6 +63,8 @@ def test_a_figure_waits_for_its_scenarios_only() -> None:
     assert ratios_of(report) == {}
     report.of("two").samples.append(a_sample(1, 3.5))
     assert ratios_of(report).keys() == {"two_share_of_sum"}
+    report.scenarios = [report.of("two")]
+    assert ratios_of(report).keys() == {"two_share_of_sum"}
 
 
 def test_what_was_promised() -> None:

@@ -57,14 +57,13 @@ def share_of_sum(sample: Sample, links: Sequence[str]) -> float:
 
 
 def ratios_of(report: Report) -> dict[str, Ratio]:
-    """The figures of the benchmark; each from the rounds in which all its scenarios were measured, none before the first."""
+    """The figures of the benchmark, each from the rounds in which all its scenarios were measured; none without such a round."""
 
     def faster(slow: Sample, fast: Sample) -> float:
         return float(slow["copy_ms"]) / float(fast["copy_ms"])
 
     def share(key: str) -> Callable[[Sample], float]:
-        links = report.of(key).fields["links"]
-        return lambda sample: share_of_sum(sample, links)
+        return lambda sample: share_of_sum(sample, report.of(key).fields["links"])
 
     def over_best_single(both: Sample, two_raw: Sample, one_zstd: Sample) -> float:
         return float(both["copy_ms"]) / min(float(two_raw["copy_ms"]), float(one_zstd["copy_ms"]))
@@ -78,7 +77,12 @@ def ratios_of(report: Report) -> dict[str, Ratio]:
         "mptcp_cost": (faster, ("one_mptcp", "one")),
         "two_over_stock": (faster, ("stock_one", "two")),
     }
-    found = {name: [figure(*pair) for pair in report.whole_pairs(*keys)] for name, (figure, keys) in wanted.items()}
+    there = {result.key for result in report.scenarios}
+    found = {
+        name: [figure(*pair) for pair in report.whole_pairs(*keys)]
+        for name, (figure, keys) in wanted.items()
+        if there.issuperset(keys)
+    }
     return {name: make_ratio(samples, bar=BARS.get(name)) for name, samples in found.items() if samples}
 
 

@@ -69,7 +69,7 @@ class OurGuest:
             "wire_bytes": report["wire_bytes"],
             "normal_pages": report["normal_pages"],
             "zero_pages": report["zero_pages"],
-            "path_bytes": {path["network"]: path["source_bytes"] for path in report["paths"]},
+            "paths": report["paths"],
             "command_to_first_byte_ms": first_byte_ms,
             "before_steps_ms": round(first_byte_ms - in_steps_ms, 2),
             "command_ms": round(command_ms, 2),
@@ -77,6 +77,7 @@ class OurGuest:
             "steps_ms": steps_ms,
             "blackout_ms": report["blackout_parts_ms"],
             "decisions": report["decisions"],
+            "notes": report["notes"],
         }
 
     def _control_cpu_s(self) -> float:

@@ -127,8 +127,8 @@ class Report:
     ledger_of: str = "ours"
 
     def of(self, key: str) -> ScenarioResult:
-        """The result of the scenario that the comparison calls so."""
-        return next(result for result in self.scenarios if result.key == key)
+        """The result of the scenario that the comparison calls so. Raises KeyError when there is none."""
+        return {result.key: result for result in self.scenarios}[key]
 
     def whole_pairs(self, *keys: str) -> list[tuple[Sample, ...]]:
         """The samples of these scenarios that were taken in the same round, round by round; none of half a round."""

@@ -218,10 +218,12 @@ class Testbed:
         if done.returncode:
             raise LinkError(f"The guest '{guest.identity.name}' did not answer its client's 'check'.")
         said = parse_fields(done.stdout.decode())
-        bad = int(said["bad"]) + self.console(guest).bad
+        console = self.console(guest)
+        bad = max(int(said["bad"]), console.bad)
         if bad:
+            first = f"; the first: {console.bad_pages[0]}" if console.bad_pages else ""
             raise JourneyFailed(
-                f"The guest '{guest.identity.name}' found {bad} bad pages after it was moved.",
+                f"The guest '{guest.identity.name}' found {bad} bad pages after it was moved{first}.",
                 remedy="Nothing that was measured counts: report it with the lab's logs.",
             )
         return {"checked": int(said["checked"]), "bad": bad}
