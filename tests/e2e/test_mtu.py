@@ -9,15 +9,10 @@ from __future__ import annotations
 import json
 import os
 import re
-import select
-import socket
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -28,7 +23,7 @@ from livemove.base.errors import MtuBlackHole, PortClosed
 from livemove.lab import faults
 
 from .conftest import WORKLOAD
-from .inside import enter
+from .plain_tcp import transfer
 from .world import HOSTS, Guest, World, lab_world, other
 
 pytestmark = [pytest.mark.qemu, pytest.mark.timeout(120)]
@@ -343,44 +338,6 @@ def test_the_network_is_tested_without_a_migration(jumbo: World, mover: Guest) -
 
 
 # The lab's black holes are ones, and jumbo frames are worth it ---------------------------------------------------------
-
-
-def _socket_in(world: World, host: str) -> socket.socket:
-    """It stays in the namespace in which it is made."""
-    made: list[socket.socket] = []
-
-    def make() -> None:
-        enter(Path("/run/netns") / world.lab.spec.namespace(host))
-        made.append(socket.socket())
-
-    thread = threading.Thread(target=make, name=f"socket in {host}")
-    thread.start()
-    thread.join()
-    return made[0]
-
-
-def transfer(
-    world: World, link: int, size_bytes: int, *, patience_s: float, segment_bytes: int = 0
-) -> tuple[int, float]:
-    """Send over plain TCP from A to B: how much has arrived when all has or patience ends, and how long that took."""
-    address = str(world.lab.spec.link_address("B", link))
-    with _socket_in(world, "B") as listener, _socket_in(world, "A") as sender:
-        if segment_bytes:
-            sender.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, segment_bytes)
-        listener.bind((address, 0))
-        listener.listen()
-        sender.connect(listener.getsockname())
-        receiver, _ = listener.accept()
-        with receiver:
-            sender.setblocking(False)
-            waiting, arrived, begun_s = memoryview(bytes(size_bytes)), 0, time.monotonic()
-            while arrived < size_bytes and time.monotonic() < begun_s + patience_s:
-                readable, writable, _ = select.select([receiver], [sender] if waiting else [], [], 0.1)
-                if writable:
-                    waiting = waiting[sender.send(waiting[: 1 << 18]) :]
-                if readable:
-                    arrived += len(receiver.recv(1 << 20))
-            return arrived, time.monotonic() - begun_s
 
 
 def test_plain_tcp_hangs_in_the_lab_s_black_hole(jumbo: World, mover: Guest) -> None:
